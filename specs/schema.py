@@ -1,0 +1,49 @@
+"""What ONNX itself knows about an operator at an opset: schema, type constraints, attribute defaults. Cached, never copied."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import onnx
+import onnx.defs
+import onnx.helper
+
+from specs.formats import BY_NAME, Format
+
+
+@lru_cache(maxsize=None)
+def schema(name: str, domain: str = "", opset: int = 26) -> onnx.defs.OpSchema | None:
+    """The schema in force at this opset, None for an operator ONNX does not define."""
+    try:
+        return onnx.defs.get_schema(name, max_inclusive_version=opset, domain=domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+@lru_cache(maxsize=None)
+def defaults(name: str, domain: str, opset: int) -> dict[str, Any]:
+    """Attribute defaults by name; None for attributes that have none. Do not change the result."""
+    from specs.program import attribute
+
+    found = schema(name, domain, opset)
+    if found is None:
+        return {}
+    return {k: attribute(a.default_value) if a.default_value.type else None for k, a in found.attributes.items()}
+
+
+@lru_cache(maxsize=None)
+def formats(name: str, domain: str, opset: int, variable: str) -> tuple[Format, ...]:
+    """The tensor formats a type variable (or a literal type such as "tensor(int64)") allows at this opset."""
+    found = schema(name, domain, opset)
+    assert found is not None
+    allowed = next((c.allowed_type_strs for c in found.type_constraints if c.type_param_str == variable), [variable])
+    names = [t[7:-1] for t in allowed if t.startswith("tensor(")]
+    return tuple(BY_NAME[n] for n in names if n in BY_NAME)
+
+
+def type_variable(name: str, domain: str, opset: int, position: int) -> str:
+    """The type variable of an input; the last formal input stands for all further ones when it is variadic."""
+    found = schema(name, domain, opset)
+    assert found is not None
+    return found.inputs[min(position, len(found.inputs) - 1)].type_str
