@@ -124,6 +124,9 @@ class Program:
         for name, (form, shape) in self.inputs.items():
             if name not in arrays:
                 raise UsageError(f"input '{name}' is missing; the model needs {', '.join(self.inputs)}")
+            if arrays[name] is None or isinstance(arrays[name], list):  # an empty optional, a sequence
+                result[name] = _nested(arrays[name], form, self.promote)
+                continue
             array = np.asarray(arrays[name])
             if form is None:
                 raise Unsupported(f"input '{name}' is not a tensor")
@@ -157,7 +160,8 @@ def evaluate(graph: Graph, env: dict[str, Any], apply: Apply, keep: bool = False
 
             def call(body: str, values: Sequence[Any], node: Node = node) -> list[Any]:
                 inner = node.bodies[body]
-                return list(evaluate(inner, {**env, **dict(zip(inner.inputs, values, strict=False))}, apply).values())
+                known = evaluate(inner, {**env, **dict(zip(inner.inputs, values, strict=False))}, apply, keep=True)
+                return [known[o] for o in inner.outputs]  # not by name: a body may give one value twice
 
             results = node.op.control(node, call, args)
         else:
@@ -194,6 +198,12 @@ def to_torch(array: np.ndarray, form: Format, promote: torch.dtype | None = None
     else:
         tensor = torch.from_numpy(array)
     return tensor.to(promote) if promote is not None and form.is_float else tensor
+
+
+def _nested(value: Any, form: Format | None, promote: torch.dtype | None) -> Any:
+    if isinstance(value, list):
+        return [_nested(v, form, promote) for v in value]
+    return None if value is None else to_torch(np.asarray(value), form or BY_NUMPY[np.asarray(value).dtype], promote)
 
 
 def to_numpy(value: Any, form: Format | None) -> Any:

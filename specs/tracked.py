@@ -1,0 +1,318 @@
+"""Tensors that carry their radii through a formula, so that an operator made of many steps needs no error rule of its own.
+
+`traced` runs an operator's own meaning on `Tracked` values: every product, sum, softmax or activation inside adds its
+rounding and hands on what it inherited. The meaning may use tensor methods and torch functions that are listed here;
+anything else fails loudly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, finite, gamma, outputs, settle, undecidable, zeros_like
+
+#: k and m of the rounding k u |y| + m u of the functions a formula may use.
+CONSTANTS = {"tanh": (10, 2), "sigmoid": (6, 4), "exp": (4, 0), "softplus": (8, 4), "erf": (8, 0), "relu": (0, 0), "softsign": (4, 0), "sqrt": (2, 0), "log": (6, 0), "elu": (4, 4)}
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How one formula rounds: unit roundoff of results and of accumulators, and what flushing may lose."""
+
+    u: float
+    accumulator: float
+    operand: float
+    eta: float
+    regrouped: bool
+
+    @classmethod
+    def of(cls, policy: Policy, form: Any) -> Rounding:
+        return cls(policy.u(form), policy.accumulation(form), policy.operand(form), policy.eta(form), policy.reassociation)
+
+
+class Tracked:
+    """A value with its certified and statistical radius and the rounding in force."""
+
+    __slots__ = ("rounding", "spread", "value", "worst")
+
+    def __init__(self, value: Tensor, worst: Tensor, spread: Tensor, rounding: Rounding) -> None:
+        self.value, self.worst, self.spread, self.rounding = value, worst, spread, rounding
+
+    # what a meaning asks of a tensor ------------------------------------------------------------------------------
+    @property
+    def shape(self) -> torch.Size:
+        return self.value.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.value.ndim
+
+    def dim(self) -> int:
+        return self.value.dim()
+
+    def size(self, at: int) -> int:
+        return self.value.size(at)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        function = FUNCTIONS.get(name)
+        if function is None:
+            raise AttributeError(f"no error rule for '{name}' inside a formula")
+        return lambda *args, **kwargs: function(self, *args, **kwargs)
+
+    def __getitem__(self, key: Any) -> Tracked:
+        return self.part(lambda t: t[key])
+
+    def part(self, move: Callable[[Tensor], Tensor]) -> Tracked:
+        """The same rearrangement of the value and both radii."""
+        return Tracked(move(self.value), move(self.worst), move(self.spread), self.rounding)
+
+    def __add__(self, other: Any) -> Tracked:
+        return _add(self, other)
+
+    def __sub__(self, other: Any) -> Tracked:
+        return _sub(self, other)
+
+    def __rsub__(self, other: Any) -> Tracked:
+        return _sub(other, self)
+
+    def __mul__(self, other: Any) -> Tracked:
+        return _mul(self, other)
+
+    def __truediv__(self, other: Any) -> Tracked:
+        return _div(self, other)
+
+    def __matmul__(self, other: Any) -> Tracked:
+        return _matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tracked:
+        return _matmul(other, self)
+
+    def __neg__(self) -> Tracked:
+        return Tracked(-self.value, self.worst, self.spread, self.rounding)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        function = FUNCTIONS.get(func.__name__.strip("_"))
+        if function is None:
+            raise AttributeError(f"no error rule for 'torch.{func.__name__}' inside a formula")
+        return function(*args, **(kwargs or {}))
+
+
+def raw(x: Any) -> Any:
+    """The value alone: for decisions that a meaning takes on exact parts (masks)."""
+    return x.value if isinstance(x, Tracked) else x
+
+
+def monotone(x: Any, f: Callable[[Tensor], Tensor], k: float = 4, m: float = 4) -> Any:
+    """A monotone function of one tensor, tracked or not, evaluated at the ends of the interval."""
+    if not isinstance(x, Tracked):
+        return f(x)
+    y = f(x.value)
+    own = _own(x.rounding, y.abs() * k + m)
+
+    def swing(e: Tensor) -> Tensor:
+        e = finite(e)
+        return torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs()).nan_to_num(nan=INF, posinf=INF)
+
+    return Tracked(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own), x.rounding)
+
+
+def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4, m: float = 4, jump: Callable[[Tensor, Tensor], Tensor] | None = None) -> Any:
+    """A function with a Lipschitz constant, tracked or not; `jump(x, e)` adds what a discontinuity inside the interval may."""
+    if not isinstance(x, Tracked):
+        return f(x)
+    y = f(x.value)
+    own = _own(x.rounding, y.abs() * k + m)
+    worst, spread = x.worst * constant, x.spread * constant
+    if jump is not None:
+        worst, spread = worst + jump(x.value, x.worst), spread + jump(x.value, x.spread)
+    return Tracked(y, worst + own, torch.hypot(spread, own), x.rounding)
+
+
+def _own(rounding: Rounding, units: Tensor) -> Tensor:
+    """A local rounding of so many u, nothing where the value is infinite (then it is exactly so)."""
+    own = units * rounding.u
+    if rounding.u:
+        own = own + rounding.eta
+    return own.masked_fill(~torch.isfinite(units), 0.0)
+
+
+def _pair(a: Any, b: Any) -> tuple[Tracked, Tracked, Rounding]:
+    rounding = a.rounding if isinstance(a, Tracked) else b.rounding
+    return _lift(a, rounding), _lift(b, rounding), rounding
+
+
+def _lift(x: Any, rounding: Rounding) -> Tracked:
+    if isinstance(x, Tracked):
+        return x
+    t = x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=torch.float64)
+    error = zeros_like(t)
+    if isinstance(x, float) and not x.is_integer() and math.frexp(x)[0] not in (0.5, -0.5) and math.isfinite(x):
+        error = error + abs(x) * rounding.u  # a constant that the format has to round
+    return Tracked(t.double(), error, error, rounding)
+
+
+def _add(a: Any, b: Any) -> Tracked:
+    a, b, rounding = _pair(a, b)
+    y = a.value + b.value
+    units = a.value.abs() + b.value.abs() if rounding.regrouped else y.abs()
+    own = _own(rounding, units)
+    return Tracked(y, a.worst + b.worst + own, torch.hypot(torch.hypot(a.spread, b.spread), own), rounding)
+
+
+def _sub(a: Any, b: Any) -> Tracked:
+    return _add(a, -b)
+
+
+def _mul(a: Any, b: Any) -> Tracked:
+    if isinstance(b, (int, float)) and math.frexp(b)[0] in (0.5, -0.5, 0.0):  # an exact scaling
+        return Tracked(a.value * b, a.worst * abs(b), a.spread * abs(b), a.rounding)
+    a, b, rounding = _pair(a, b)
+    y, x, z = a.value * b.value, a.value.abs(), b.value.abs()
+    ea, eb = finite(a.worst), finite(b.worst)
+    own = _own(rounding, y.abs())
+    spread = torch.hypot(torch.hypot(x * finite(b.spread), z * finite(a.spread)), own)
+    return Tracked(y, settle(x * eb + z * ea + ea * eb + own), settle(spread), rounding)
+
+
+def _div(a: Any, b: Any) -> Tracked:
+    a, b, rounding = _pair(a, b)
+    y, z = a.value / b.value, b.value.abs()
+    own = _own(rounding, y.abs() * 2.5)
+    worst = ((a.worst + y.abs() * b.worst) / (z - b.worst)).masked_fill(b.worst >= z, INF)
+    spread = (torch.hypot(a.spread, y.abs() * b.spread) / (z - b.spread)).masked_fill(b.spread >= z, INF)
+    return Tracked(y, settle(worst + own), settle(torch.hypot(spread, own)), rounding)
+
+
+def _matmul(a: Any, b: Any) -> Tracked:
+    a, b, rounding = _pair(a, b)
+    n = a.value.shape[-1]
+    x, z, ea, eb = a.value.abs(), b.value.abs(), finite(a.worst), finite(b.worst)
+    magnitude = x @ z
+    grow = gamma(n + 2, rounding.accumulator) if rounding.accumulator == rounding.u else n * rounding.accumulator + 2 * rounding.u
+    lost = (n + 1) * rounding.eta if rounding.u else 0.0
+    worst = x @ eb + ea @ (z + eb) + magnitude * (grow + 2 * rounding.operand) + lost
+    variance = x.square() @ finite(b.spread).clamp(max=1e150).square() + finite(a.spread).clamp(max=1e150).square() @ z.square()
+    own = magnitude * (math.sqrt(n) * rounding.accumulator + rounding.u + rounding.operand) + (rounding.eta if rounding.u else 0.0)
+    return Tracked(a.value @ b.value, settle(worst), settle((variance + own.square()).sqrt()), rounding)
+
+
+def _softmax(x: Tracked, dim: int = -1, dtype: Any = None) -> Tracked:
+    rounding, u, n = x.rounding, x.rounding.u, x.value.shape[dim]
+    p = torch.softmax(x.value, dim)
+    if n == 0:
+        return Tracked(p, p, p, rounding)
+    gone = torch.isneginf(x.value) & (x.worst == 0)
+    d = (x.value.amax(dim, keepdim=True) - x.value).masked_fill(gone, 0.0)
+    # Both ends: with unequal radii the lower one may be the farther.
+    e = x.worst.clamp(max=700)
+    up = e.exp() / (p * (-e).exp()).sum(dim, keepdim=True) - 1
+    down = 1 - (-e).exp() / (p * e.exp()).sum(dim, keepdim=True)
+    own = p * (2 * u * d + (p * d).sum(dim, keepdim=True) * (2 * u) + gamma(n, u) + 12 * u) + rounding.eta
+    worst = (p * torch.maximum(up, down) + own).clamp(max=1.0)
+    s = x.spread.clamp(max=700)
+    swing = (s.square() + (p * s).square().sum(dim, keepdim=True)).sqrt().expm1()
+    rough = p * (2 * u * d + math.sqrt(n) * u + 4 * u) + rounding.eta
+    spread = torch.hypot(p * swing, rough).clamp(max=1.0)
+    return Tracked(p, worst.masked_fill(gone, 0.0), spread.masked_fill(gone, 0.0), rounding)
+
+
+def _clamp(x: Tracked, min: Any = None, max: Any = None) -> Tracked:
+    return monotone(x, lambda t: t.clamp(min, max), 0, 0)
+
+
+def _sum(x: Tracked, dim: Any = None, keepdim: bool = False) -> Tracked:
+    dims = tuple(range(x.value.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    n = math.prod(x.value.shape[d] for d in dims)
+    magnitude = x.value.abs().sum(dims, keepdim)
+    own = magnitude * gamma(n + 2, x.rounding.accumulator) + x.rounding.eta
+    rough = magnitude * (math.sqrt(n) * x.rounding.accumulator) + x.rounding.eta
+    return Tracked(x.value.sum(dims, keepdim), x.worst.sum(dims, keepdim) + own, (x.spread.square().sum(dims, keepdim) + rough.square()).sqrt(), x.rounding)
+
+
+def _where(mask: Tensor, a: Any, b: Any) -> Tracked:
+    a, b, rounding = _pair(a, b)
+    return Tracked(torch.where(mask, a.value, b.value), torch.where(mask, a.worst, b.worst), torch.where(mask, a.spread, b.spread), rounding)
+
+
+def _masked_fill(x: Tracked, mask: Tensor, value: float) -> Tracked:
+    return Tracked(x.value.masked_fill(mask, value), x.worst.masked_fill(mask, 0.0), x.spread.masked_fill(mask, 0.0), x.rounding)
+
+
+def _joins(name: str) -> Callable[..., Tracked]:
+    def joined(parts: Sequence[Any], dim: int = 0) -> Tracked:
+        rounding = next(p.rounding for p in parts if isinstance(p, Tracked))
+        lifted, join = [_lift(p, rounding) for p in parts], getattr(torch, name)
+        return Tracked(*(join([getattr(p, of) for p in lifted], dim) for of in ("value", "worst", "spread")), rounding)  # type: ignore[misc]
+
+    return joined
+
+
+def _moved(name: str) -> Callable[..., Any]:
+    def moved(x: Tracked, *args: Any, **kwargs: Any) -> Any:
+        results = [getattr(t, name)(*args, **kwargs) for t in (x.value, x.worst, x.spread)]
+        if isinstance(results[0], (tuple, list)):
+            return [Tracked(*parts, x.rounding) for parts in zip(*results, strict=True)]
+        return Tracked(*results, x.rounding)
+
+    return moved
+
+
+def _function(name: str) -> Callable[..., Tracked]:
+    f = getattr(torch, name, None) or getattr(torch.nn.functional, name)
+    return lambda x, *args, **kwargs: monotone(x, lambda t: f(t, *args, **kwargs), *CONSTANTS[name])
+
+
+def _same(x: Any, *args: Any, **kwargs: Any) -> Any:
+    return x
+
+
+_MOVES = ("reshape", "view", "transpose", "permute", "unsqueeze", "squeeze", "expand", "flip", "narrow", "select", "chunk", "split", "unbind",
+          "repeat_interleave", "index_select", "gather", "movedim", "flatten", "contiguous", "broadcast_to", "mT", "clone", "repeat")  # fmt: skip
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{name: _moved(name) for name in _MOVES},
+    **{name: _function(name) for name in CONSTANTS},
+    "add": _add, "sub": _sub, "rsub": lambda a, b: _sub(b, a), "mul": _mul, "div": _div, "true_divide": _div, "matmul": _matmul, "softmax": _softmax,
+    "clamp": _clamp, "sum": _sum, "where": _where, "masked_fill": _masked_fill, "cat": _joins("cat"), "stack": _joins("stack"), "to": _same, "type": _same,
+}  # fmt: skip
+
+
+def traced(form_of: int = 0) -> ErrorRule:
+    """An error rule that runs the operator's meaning on tracked values, rounding every step to the format of output `form_of`.
+
+    Integer and bool inputs (lengths, positions, masks) must be exact, else everything is undecided.
+    """
+
+    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        rounding = Rounding.of(policy, node.out_formats[form_of])
+        args = list[Any]()
+        for b in balls:
+            if b is None or not isinstance(b.value, Tensor) or not b.value.is_floating_point():
+                if b is not None and b.worst is not None and bool(b.worst.any()):
+                    return undecidable(node, policy, balls, ys)
+                args.append(None if b is None else b.value)
+            else:
+                zero = zeros_like(b.value) if b.worst is None else None
+                args.append(Tracked(b.value, *((zero, zero) if zero is not None else (b.worst, b.spread)), rounding))  # type: ignore[arg-type]
+        results = outputs(node.op.meaning(node, *args))
+        return [_radii(r) for r in results[: len(ys)]]
+
+    return rule
+
+
+def _radii(x: Any) -> Radii:
+    if not isinstance(x, Tracked):
+        return None, None
+    return x.worst.nan_to_num(nan=INF, posinf=INF), x.spread.nan_to_num(nan=INF, posinf=INF)
