@@ -1,0 +1,55 @@
+"""First contents of inputs and weights: regimes of magnitude, ties, exact powers of two and zeros, placed on purpose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fuzzer.network import Value
+from specs.draw import Source
+from specs.formats import Format
+
+REGIMES = ("uniform", "normal", "grid", "positive", "small", "sparse", "powers")
+
+
+def draw_contents(v: Value, source: Source, rng: np.random.Generator) -> np.ndarray:
+    """Contents for one leaf, inside its range if it has one; the regime is a choice, the numbers come from `rng`."""
+    shape = [d or 0 for d in v.shape]
+    if v.low is not None or v.high is not None:
+        return _ranged(v, shape, rng)
+    form = v.format
+    if form.kind == "bool":
+        return rng.random(shape) < 0.5
+    if form.is_integer:
+        span = 6 if source.choose(4) < 3 else min(100, int(form.largest))
+        return rng.integers(max(-span, int(form.lowest)), span + 1, shape).astype(form.numpy)
+    return regime(REGIMES[source.choose(len(REGIMES))], shape, form, rng)
+
+
+def regime(name: str, shape: list[int], form: Format, rng: np.random.Generator) -> np.ndarray:
+    """Floats of one regime, rounded to the format."""
+    if name == "uniform":
+        x = rng.uniform(-2, 2, shape)
+    elif name == "normal":
+        x = rng.standard_normal(shape)
+    elif name == "grid":  # exact ties, and halves for the rounding operators
+        x = rng.integers(-8, 9, shape) / 2.0
+    elif name == "positive":
+        x = rng.uniform(0.1, 2.5, shape)
+    elif name == "small":
+        x = rng.uniform(-1, 1, shape) * 2.0**-6
+    elif name == "sparse":
+        x = rng.standard_normal(shape) * (rng.random(shape) < 0.4)
+    else:
+        x = rng.choice([-1.0, 1.0], shape) * 2.0 ** rng.integers(-4, 4, shape)
+    return np.asarray(x).astype(form.numpy)
+
+
+def _ranged(v: Value, shape: list[int], rng: np.random.Generator) -> np.ndarray:
+    low = v.low if v.low is not None else v.format.lowest
+    high = v.high if v.high is not None else v.format.largest
+    if v.format.is_float:
+        return np.asarray(rng.uniform(low, high, shape)).astype(v.format.numpy)
+    if not v.unique or not shape:
+        return rng.integers(int(low), int(high) + 1, shape).astype(v.format.numpy)
+    rows = [rng.choice(np.arange(int(low), int(high) + 1), shape[-1], replace=False) for _ in range(int(np.prod(shape[:-1])))]
+    return np.asarray(rows).reshape(shape).astype(v.format.numpy)

@@ -1,0 +1,357 @@
+"""Growing a network: which operator next, on which values, forward or backward; wirings and drawn features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import networkx
+
+from fuzzer.concrete import Concrete
+from fuzzer.network import Network, Step, Value
+from specs import schema
+from specs.draw import Source
+from specs.formats import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format
+from specs.operator import Operator, operators
+from specs.rule import Misfit, Operand, Rule
+
+OPSETS = (18, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24, 25, 26)
+DRAWN = (FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT64, INT32, INT16, INT8, UINT8, UINT16, UINT32, UINT64, BOOL)
+#: Formats a case prefers; where none of them is allowed, anything the schema allows is.
+PALETTES: tuple[tuple[Format, ...], ...] = (
+    (FLOAT, INT64, BOOL),
+    (FLOAT, INT64, BOOL),
+    (FLOAT, FLOAT16, INT64, BOOL),
+    (FLOAT16, INT64, BOOL),
+    (DOUBLE, INT32, BOOL),
+    (FLOAT, DOUBLE, INT32, INT64, INT8, UINT8, BOOL),
+    DRAWN,
+    (BFLOAT16, FLOAT, INT64),
+)
+REDRAWS = 12  # attempts at one insertion before the network is left as it is
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What may be drawn: operators, the opsets, and the (operator, formats) pairs a backend is known not to run.
+
+    avoid   support keys (see `support_key`) that are drawn only now and then
+    """
+
+    names: frozenset[tuple[str, str]] | None = None
+    opsets: tuple[int, ...] = OPSETS
+    avoid: frozenset[str] = frozenset()
+    probe: float = 0.02
+
+
+EVERYTHING = Menu()
+
+
+def support_key(name: str, domain: str, formats: dict[str, Format]) -> str:
+    """How the support matrix names an operator applied to formats: `Cast T1=float T2=int8`."""
+    return " ".join([f"{domain}.{name}" if domain else name, *(f"{v}={formats[v].name}" for v in sorted(formats) if not v.startswith("tensor("))])
+
+
+class Growth:
+    """The network while it grows. One insertion costs the same however large the network is."""
+
+    def __init__(self, source: Source, menu: Menu = EVERYTHING, elements: int = 4096) -> None:
+        self.source, self.menu, self.elements = source, menu, elements
+        self.opset = menu.opsets[source.choose(len(menu.opsets))]
+        self.palette = PALETTES[source.choose(len(PALETTES))]
+        self.values: list[Value] = []
+        self.steps: list[Step] = []
+        self.usable: list[Value] = []
+        self.by_shape: dict[tuple[Format, tuple[int | None, ...]], list[Value]] = {}
+        self.sizes: list[int] = []
+        self.features: set[str] = set()
+        self._counts: dict[str, int] = {}
+
+    # what Concrete asks -------------------------------------------------------------------------------------------
+    def opset_of(self, domain: str) -> int:
+        return self.opset if domain == "" else 1
+
+    def formats(self, op: Operator, variable: str, among: tuple[Format, ...] | None) -> tuple[Format, ...]:
+        return _formats(op.name, op.domain, self.opset_of(op.domain), variable, among, self.palette)
+
+    # insertion ----------------------------------------------------------------------------------------------------
+    def insert(self, prefer: Sequence[Value] = ()) -> list[Value]:
+        """One operator forward, on the first of `prefer` that fits; returns its outputs, nothing when no draw fitted."""
+        for _ in range(REDRAWS):
+            focus = prefer[0] if prefer else None
+            op = self._operator(focus.format if focus is not None and self.source.choose(8) < 7 else None)
+            g = Concrete(self, op, prefer)
+            try:
+                return self._commit(g, self._draw(op, g))
+            except Misfit:
+                continue
+        return []
+
+    def insert_before(self, target: Value) -> bool:
+        """One operator backward: the graph input `target` becomes its result."""
+        for _ in range(REDRAWS // 3):
+            op = self._operator(target.format)
+            g = Concrete(self, op, (), target)
+            try:
+                rule = self._draw(op, g)
+                if tuple(rule.outputs[0] or ()) != target.shape or self._out_format(g, 0) is not target.format:
+                    continue
+                self._commit(g, rule, target)
+                return True
+            except Misfit:
+                continue
+        return False
+
+    def _operator(self, form: Format | None) -> Operator:
+        bag = _bag(self.opset, self.menu.names, form, self.palette) or _bag(self.opset, self.menu.names, None, self.palette)
+        return bag[self.source.choose(len(bag))]
+
+    def _draw(self, op: Operator, g: Concrete) -> Rule:
+        assert op.draw is not None
+        rule = op.draw(g)
+        if not all(rule.where):
+            raise Misfit(f"{op.name}: the sizes drawn do not satisfy a condition")
+        for shape in rule.outputs:
+            n = 1
+            for d in shape or ():
+                if d is not None and d < 0:
+                    raise Misfit(f"{op.name}: negative size")
+                n *= 1 if d is None else d
+            if n > self.elements:
+                raise Misfit(f"{op.name}: too large")
+        if self.menu.avoid and support_key(op.name, op.domain, g.bound) in self.menu.avoid and self.source.choose(1000) >= 1000 * self.menu.probe:
+            raise Misfit(f"{op.name}: known to be unsupported for these formats")
+        return rule
+
+    def _out_format(self, g: Concrete, i: int) -> Format:
+        found = schema.schema(g.op.name, g.op.domain, g.opset)
+        assert found is not None
+        variable = found.outputs[min(i, len(found.outputs) - 1)].type_str
+        if variable not in g.bound:
+            allowed = schema.formats(g.op.name, g.op.domain, g.opset, variable)
+            if len(allowed) != 1:
+                raise ValueError(f"{g.op.name}: the drawing leaves the output type {variable} open; bind it with g.type({variable!r})")
+            return allowed[0]
+        return g.bound[variable]
+
+    def _commit(self, g: Concrete, rule: Rule, target: Value | None = None) -> list[Value]:
+        """Make the values of the rule and append (or, backward, prepend) its step."""
+        out_formats = [self._out_format(g, i) if shape is not None else None for i, shape in enumerate(rule.outputs)]
+        before = len(self.steps)
+        inputs = [None if o is None else self._value(o) for o in rule.inputs]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        outputs: list[Value | None] = []
+        for i, (shape, form) in enumerate(zip(rule.outputs, out_formats, strict=True)):
+            if shape is None or form is None:
+                outputs.append(None)
+            elif i == 0 and target is not None:
+                target.kind = "node"
+                outputs.append(target)
+            else:
+                outputs.append(self._new("v", form, tuple(shape), "node"))
+        while outputs and outputs[-1] is None:
+            outputs.pop()
+        attrs = dict(rule.attrs)
+        self._explicit_defaults(g, attrs)
+        step = Step(g.op.name, g.op.domain, inputs, outputs, attrs, g.op)
+        if target is None:
+            self.steps.append(step)
+        else:
+            self.steps.insert(len(self.steps) - before, step)  # after the computed constants it just put in front
+            self.features.add("backward")
+        self._note(step, rule)
+        return [v for v in outputs if v is not None]
+
+    def _explicit_defaults(self, g: Concrete, attrs: dict[str, object]) -> None:
+        if self.source.choose(8) < 7:
+            return
+        for name, value in schema.defaults(g.op.name, g.op.domain, g.opset).items():
+            if value is not None and name not in attrs and isinstance(value, (int, float, str, list)):
+                attrs[name] = value
+                self.features.add("explicit default")
+
+    def _value(self, o: Operand) -> Value:
+        if o.ref is not None:
+            o.ref.uses += 1
+            return o.ref
+        assert o.format is not None
+        if o.content is not None:
+            kind = "constant" if self.source.choose(3) == 2 else "initializer"
+            v = self._new("c", o.format, tuple(o), kind, usable=False)
+            v.content = o.content  # type: ignore[assignment]
+        else:
+            n = self.source.choose(16)
+            if o.role == "parameter":
+                kind = "constant" if n >= 12 else "initializer"
+            elif o.role == "weight":
+                kind = "initializer" if n < 11 else "input" if n < 13 else "constant"
+            else:
+                kind = "input" if n < 10 else "initializer" if n < 14 else "constant"
+            free = o.low is None and o.high is None
+            v = self._new({"input": "x", "initializer": "w", "constant": "c"}[kind], o.format, tuple(o), kind, usable=free)
+            v.low, v.high, v.unique = o.low, o.high, o.unique
+            self.features.add(f"operand as {kind}")
+            if n == 15 and free and kind == "constant":
+                v = self._computed(v)
+        v.uses += 1
+        return v
+
+    def _computed(self, v: Value) -> Value:
+        """A constant the optimiser has to compute: an Identity of a Constant node."""
+        v.uses += 1
+        y = self._new("v", v.format, v.shape, "node")
+        self.steps.insert(0, Step("Identity", "", [v], [y], {}))
+        self.features.add("operand as computed constant")
+        return y
+
+    def _new(self, prefix: str, form: Format, shape: tuple[int | None, ...], kind: str, usable: bool = True) -> Value:
+        n = self._counts.get(prefix, 0)
+        self._counts[prefix] = n + 1
+        v = Value(f"{prefix}{n}", form, shape, kind)
+        self.values.append(v)
+        if usable and None not in shape and form.kind not in ("string", "complex"):
+            self.usable.append(v)
+            self.by_shape.setdefault((form, shape), []).append(v)
+            for d in shape:
+                if d is not None and d > 1 and d not in self.sizes[-12:]:
+                    self.sizes.append(d)
+            del self.sizes[:-12]
+        return v
+
+    def _note(self, step: Step, rule: Rule) -> None:
+        """Coverage features of one insertion."""
+        shapes = [v.shape for v in step.inputs if v is not None]
+        present = [v for v in step.inputs if v is not None]
+        add = self.features.add
+        if any(i is None for i in rule.inputs):
+            add("omitted optional input")
+        if len({id(v) for v in present}) < len(present):
+            add("same value twice")
+        if any(not s for s in shapes):
+            add("rank 0")
+        if any(0 in s for s in shapes):
+            add("size 0")
+        if len(step.outputs) > 1:
+            add("several outputs")
+        if any(isinstance(a, int) and n == "axis" and a < 0 for n, a in step.attrs.items()):
+            add("negative axis")
+        if len(shapes) > 1 and step.outputs and step.outputs[0] is not None and any(s != step.outputs[0].shape for s in shapes) and _elementwise(step, shapes):
+            add("broadcast")
+
+
+def _elementwise(step: Step, shapes: Sequence[tuple[int | None, ...]]) -> bool:
+    return step.operator is not None and step.operator.family in ("arithmetic", "comparison")
+
+
+@lru_cache(maxsize=None)
+def _formats(name: str, domain: str, opset: int, variable: str, among: tuple[Format, ...] | None, palette: tuple[Format, ...]) -> tuple[Format, ...]:
+    allowed = schema.formats(name, domain, opset, variable)
+    if among is not None:
+        allowed = tuple(f for f in allowed if f in among)
+    else:
+        allowed = tuple(f for f in allowed if f.kind not in ("string", "complex"))
+    return tuple(f for f in allowed if f in palette) or tuple(f for f in allowed if f in DRAWN) or allowed
+
+
+@lru_cache(maxsize=None)
+def _bag(opset: int, names: frozenset[tuple[str, str]] | None, form: Format | None, palette: tuple[Format, ...]) -> tuple[Operator, ...]:
+    """Operators that can be drawn at an opset with a first input of this format, as often as their weight says."""
+    found: list[Operator] = []
+    for key, op in sorted(operators().items()):
+        if op.draw is None or op.since > opset or (names is not None and key not in names):
+            continue
+        known = schema.schema(op.name, op.domain, opset if op.domain == "" else 1)
+        if known is None or known.deprecated:
+            continue
+        if form is not None:
+            if not known.inputs:
+                continue
+            allowed = schema.formats(op.name, op.domain, opset if op.domain == "" else 1, known.inputs[0].type_str)
+            if form not in allowed or (op.among is not None and form not in op.among):
+                continue
+        found += [op] * max(1, round(4 * op.weight))
+    return tuple(found)
+
+
+# wirings ---------------------------------------------------------------------------------------------------------------
+def chain(growth: Growth, nodes: int) -> None:
+    """Every operator works on the result before it."""
+    last: list[Value] = []
+    while len(growth.steps) < nodes:
+        made = growth.insert(last[:1])
+        last = made or growth.usable[-1:]
+        if not made and not growth.usable:
+            return
+
+
+def residual(growth: Growth, nodes: int) -> None:
+    """A chain whose further operands come from a few results earlier."""
+    recent: list[Value] = []
+    while len(growth.steps) < nodes:
+        made = growth.insert([*recent[-1:], *recent[-4:-1]])
+        recent += made
+        if not made and not growth.usable:
+            return
+
+
+def dense(growth: Growth, nodes: int) -> None:
+    """Every operator works on any earlier value."""
+    while len(growth.steps) < nodes:
+        usable = growth.usable
+        prefer = [usable[growth.source.choose(len(usable))]] if usable else []
+        if not growth.insert(prefer) and not usable:
+            return
+
+
+def random_graph(growth: Growth, nodes: int) -> None:
+    """A random directed acyclic graph of networkx: node i prefers the results of its predecessors."""
+    kind, seed = growth.source.choose(3), growth.source.choose(1 << 16)
+    if kind == 0:
+        graph = networkx.gnp_random_graph(nodes, min(1.0, 2.0 / max(1, nodes)), seed=seed)
+    elif kind == 1:
+        graph = networkx.barabasi_albert_graph(max(nodes, 3), 2, seed=seed)
+    else:
+        graph = networkx.watts_strogatz_graph(max(nodes, 5), 4, 0.4, seed=seed)
+    made: dict[int, list[Value]] = {}
+    for i in range(nodes):
+        before = [made[j][0] for j in sorted(graph.neighbors(i)) if j < i and made.get(j)]
+        made[i] = growth.insert(before)
+        if len(growth.steps) >= nodes:
+            return
+
+
+WIRINGS: tuple[Callable[[Growth, int], None], ...] = (chain, residual, dense, random_graph)
+
+
+def grow(source: Source, nodes: int, menu: Menu = EVERYTHING, elements: int = 4096, wiring: Callable[[Growth, int], None] | None = None) -> Network:
+    """Draw a network of about `nodes` nodes with at most `elements` elements in any tensor."""
+    growth = Growth(source, menu, elements)
+    wiring = wiring or WIRINGS[source.choose(len(WIRINGS))]
+    backward = source.choose(1 + nodes // 4)
+    wiring(growth, max(1, nodes - backward))
+    for _ in range(backward):
+        inputs = [v for v in growth.usable if v.kind == "input"]
+        if inputs:
+            growth.insert_before(inputs[source.choose(len(inputs))])
+    growth.features.update((f"wiring {wiring.__name__}", f"opset {growth.opset}"))
+    return Network(growth.opset, growth.values, growth.steps, _outputs(growth), (), frozenset(growth.features))
+
+
+def _outputs(growth: Growth) -> list[Value]:
+    """Every unused result, and now and then an intermediate one."""
+    chosen = list[Value]()
+    for step in growth.steps:
+        for i, v in enumerate(step.outputs):
+            if v is None:
+                continue
+            if v.uses == 0:
+                if i > 0 and growth.source.choose(4) == 3:
+                    growth.features.add("unused output")
+                    continue
+                chosen.append(v)
+            elif growth.source.choose(24) == 23:
+                chosen.append(v)
+                growth.features.add("intermediate output")
+    return chosen or [v for s in growth.steps[-1:] for v in s.outputs if v is not None]

@@ -1,0 +1,95 @@
+"""A network: values with concrete shapes, nodes in topological order. Grown by fuzzer.grow, written by fuzzer.emit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from specs.formats import Format
+from specs.operator import Operator
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor of the network.
+
+    kind     "input" | "initializer" | "constant" (a Constant node) | "node"
+    content  exact content, for shapes, axes and other parameters; contents of weights are drawn later
+    low/high range that drawn contents must keep (indices, divisors, positive variances), None: anything safe
+    source   for a computed constant: the value it is an Identity of
+    """
+
+    name: str
+    format: Format
+    shape: tuple[int | None, ...]
+    kind: str
+    content: np.ndarray | None = None
+    low: float | None = None
+    high: float | None = None
+    unique: bool = False
+    uses: int = 0
+    dims: tuple[int | str, ...] | None = None  # declared dims where some are symbolic
+
+    @property
+    def elements(self) -> int:
+        n = 1
+        for d in self.shape:
+            n *= d or 0
+        return n
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """One application of an operator. `inputs` and `outputs` hold None where an optional one is left out.
+
+    bodies  sub-graphs by attribute name; they see the values of the network around them
+    """
+
+    op: str
+    domain: str
+    inputs: list[Value | None]
+    outputs: list[Value | None]
+    attrs: dict[str, Any]
+    operator: Operator | None = None
+    bodies: dict[str, Body] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
+class Body:
+    """A sub-graph or the body of a function."""
+
+    inputs: list[Value]
+    outputs: list[Value]
+    steps: list[Step]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A part of the network that is written as an ONNX function, to test the inliner."""
+
+    name: str
+    body: Body
+
+
+@dataclass(frozen=True)
+class Network:
+    """A finished network. Features are the drawn peculiarities, counted for coverage."""
+
+    opset: int
+    values: Sequence[Value]
+    steps: Sequence[Step]
+    outputs: Sequence[Value]
+    functions: Sequence[Function] = ()
+    features: frozenset[str] = frozenset()
+
+    @property
+    def inputs(self) -> list[Value]:
+        return [v for v in self.values if v.kind == "input"]
+
+    @property
+    def leaves(self) -> list[Value]:
+        """Values whose contents are to be drawn: inputs, weights and constants without exact content."""
+        return [v for v in self.values if v.kind != "node" and v.content is None]

@@ -1,0 +1,149 @@
+"""Safe inputs: contents for inputs and weights that keep every operator inside its domain and every value in its format.
+
+First the contents are drawn from regimes and checked in one float64 pass. Where an operator is left outside its domain or a
+value overflows, the losses of the operators are descended by gradients through the whole network, weights included;
+where no gradient arrives (integer paths) the leaves involved are drawn again. Method after NNSmith's gradient-guided search
+("NNSmith: Generating Diverse and Valid Test Cases for Deep Learning Compilers"), with a loss for every operator.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fuzzer.contents import draw_contents
+from fuzzer.network import Network, Value
+from specs.draw import Source
+from specs.numerics import outputs
+from specs.program import Node, Program, evaluate, to_torch, wrap
+
+HEADROOM = 0.25  # values stay below this share of the format's largest number
+STEPS = 24
+RESTARTS = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """Contents by leaf name. `steps`: gradient steps taken; `safe` False: the last violation is in `why`."""
+
+    contents: Mapping[str, np.ndarray]
+    safe: bool
+    steps: int
+    seconds: float
+    why: str = ""
+
+
+class _Outside(Exception):
+    """A node left its domain and gradients are not wanted."""
+
+
+class _Watch:
+    """An interpreter that evaluates meanings and looks at every value on the way."""
+
+    def __init__(self, leaves: Mapping[str, torch.Tensor], losses: bool) -> None:
+        self.leaves, self.want = leaves, losses
+        self.losses: list[torch.Tensor] = []
+        self.why = ""
+
+    def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
+        if node.op.name == "Constant" and node.outputs[0] in self.leaves:
+            return [self.leaves[node.outputs[0]]]
+        if node.op.safe is not None:
+            for loss in node.op.safe(node, *args):
+                if loss.numel() and not bool(loss.amax() <= 0):
+                    self._violated(node, loss.clamp(min=0) + (loss > 0) * 1e-2, "outside its domain")
+        flat = self.want and node.op.proxy is not None and args and isinstance(args[0], torch.Tensor) and args[0].is_floating_point()
+        meaning = node.op.proxy if flat else node.op.meaning
+        result = [wrap(v, f) for v, f in zip(outputs(meaning(node, *args)), node.out_formats, strict=False)]
+        for y, form in zip(result, node.out_formats, strict=False):
+            if form is None or not form.is_float or not isinstance(y, torch.Tensor) or not y.numel():
+                continue
+            limit = HEADROOM * form.largest
+            if not bool(y.abs().amax() <= limit):
+                size = y.abs()
+                over = torch.where(size > limit, (size.clamp(min=1e-30) / limit).log1p(), torch.zeros_like(size))
+                self._violated(node, over, "overflows")
+                if not bool(torch.isfinite(y).all()):
+                    raise _Outside
+        return result
+
+    def _violated(self, node: Node, loss: torch.Tensor, how: str) -> None:
+        self.why = self.why or f"{node.op.name} {how}"
+        if not self.want:
+            raise _Outside
+        self.losses.append(torch.nan_to_num(loss, nan=0.0, posinf=1e3).sum())
+
+
+def _passes(program: Program, leaves: Mapping[str, torch.Tensor]) -> str:
+    """Empty when every node is inside its domain and every value in its format; else what is wrong first."""
+    watch = _Watch(leaves, losses=False)
+    try:
+        with torch.no_grad():
+            evaluate(program.graph, dict(leaves), watch)
+    except _Outside:
+        return watch.why or "not finite"
+    return ""
+
+
+def search(network: Network, program: Program, source: Source, restarts: int = RESTARTS) -> Found:
+    """Safe contents for every leaf of `network`; `program` is the network promoted to float64."""
+    start = time.perf_counter()
+    rng = np.random.default_rng(source.choose(1 << 30))
+    leaves = [v for v in network.leaves if v.uses or v.kind == "input"]
+    steps, why, contents = 0, "", {}
+    for _ in range(restarts):
+        contents = {v.name: draw_contents(v, source, rng) for v in leaves}
+        why = _passes(program, _tensors(leaves, contents))
+        if why:
+            taken, contents = _descend(program, leaves, contents)
+            steps += taken
+            why = _passes(program, _tensors(leaves, contents))
+        if not why:
+            break
+    return Found(contents, not why, steps, time.perf_counter() - start, why)
+
+
+def _tensors(leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {v.name: to_torch(contents[v.name], v.format, torch.float64) for v in leaves}
+
+
+def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray]]:
+    """Adam on the losses of all operators reached, over every float leaf that has no range of its own."""
+    tensors = _tensors(leaves, contents)
+    free = [v for v in leaves if v.format.is_float and v.low is None and v.high is None]
+    for v in free:
+        tensors[v.name].requires_grad_(True)
+    params = [tensors[v.name] for v in free]
+    if not params:
+        return 0, dict(contents)
+    optimizer = torch.optim.Adam(params, lr=0.25)
+    taken = 0
+    for taken in range(1, STEPS + 1):
+        watch = _Watch(tensors, losses=True)
+        try:
+            evaluate(program.graph, dict(tensors), watch)
+        except _Outside:
+            pass
+        active = [x for x in watch.losses if x.requires_grad]
+        if not active:
+            break
+        optimizer.zero_grad()
+        torch.stack(active).sum().backward()  # pyright: ignore[reportUnknownMemberType]
+        for p in params:
+            if p.grad is not None:
+                p.grad.nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
+        optimizer.step()
+    found = dict(contents)
+    for v in free:
+        found[v.name] = _rounded(tensors[v.name], v)
+    return taken, found
+
+
+def _rounded(tensor: torch.Tensor, v: Value) -> np.ndarray:
+    limit = HEADROOM * v.format.largest
+    return tensor.detach().nan_to_num().clamp(-limit, limit).numpy().astype(v.format.numpy)

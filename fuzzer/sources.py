@@ -1,0 +1,35 @@
+"""The sources of choices: seeded for campaigns, recorded for replay and reduction. Hypothesis is in fuzzer.strategies."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+
+
+class Seeded:
+    """A fast generator that records every choice it makes in `trail`."""
+
+    def __init__(self, *seed: int | str) -> None:
+        digest = hashlib.blake2b("/".join(map(str, seed)).encode(), digest_size=8).digest()
+        self._random = random.Random(int.from_bytes(digest, "big")).random
+        self.trail: list[int] = []
+
+    def choose(self, n: int) -> int:
+        value = int(self._random() * n)
+        self.trail.append(value)
+        return value
+
+
+class Recorded:
+    """Replays a list of choices; past its end, and where a choice no longer fits, the simplest one is taken."""
+
+    def __init__(self, choices: Sequence[int]) -> None:
+        self._choices = choices
+        self.trail: list[int] = []
+
+    def choose(self, n: int) -> int:
+        at = len(self.trail)
+        value = min(self._choices[at], n - 1) if at < len(self._choices) else 0
+        self.trail.append(value)
+        return value

@@ -1,0 +1,117 @@
+"""One output against its expectation, element by element: type, shape, special values, then the bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from oracles.records import Outcome, Verdict
+from oracles.reference import Expected
+from specs.formats import Format
+from specs.program import to_torch
+
+#: (rtol, atol) of torch.testing by format: what a naive comparison would have flagged is counted as `noise`.
+NAIVE = {"float16": (1e-3, 1e-5), "bfloat16": (1.6e-2, 1e-5), "float": (1.3e-6, 1e-5), "double": (1e-7, 1e-7)}
+
+
+def compare(backend: str, setting: str, name: str, want: Expected, got: Any) -> Verdict:
+    """The verdict on one output. `got` is a numpy array (a list for a sequence), None when the backend did not return it."""
+
+    def verdict(kind: Any, **more: Any) -> Verdict:
+        return Verdict(backend, setting, kind, output=name, **more)
+
+    value, form = want.ball.value, want.format
+    if got is None:
+        return verdict("ok") if value is None else verdict("mistyped", message="the output is missing")
+    if not isinstance(value, torch.Tensor):
+        return verdict("ok" if _same(value, got) else "wrong", grade="certified")
+    got = np.asarray(got)
+    if form is not None and got.dtype != form.numpy and not (form.kind == "string" and got.dtype.kind in "OUS"):
+        return verdict("mistyped", message=f"type {got.dtype}, declared {form.name}")
+    if tuple(got.shape) != tuple(value.shape):
+        return verdict("mistyped", message=f"shape {list(got.shape)}, expected {list(value.shape)}")
+    if not value.numel():
+        return verdict("ok")
+    return _elements(verdict, want, _widened(got, form))
+
+
+def _widened(got: np.ndarray, form: Format | None) -> torch.Tensor:
+    return to_torch(got, form, torch.float64) if form is not None else torch.as_tensor(got)
+
+
+def _elements(verdict: Any, want: Expected, got: torch.Tensor) -> Verdict:
+    value, worst, spread = want.ball
+    form = want.format
+    if got.dtype == torch.bool or value.dtype == torch.bool:
+        got, value = got.to(torch.int64), value.to(torch.int64)
+    if worst is None and not bool((got != value).any()):
+        return verdict("ok")
+    bound = torch.zeros(value.shape, dtype=torch.float64) if worst is None else worst
+    decided = bound < torch.inf
+    masked = 1.0 - float(decided.double().mean())
+    error = (got - value).abs().double()
+    error = error.masked_fill((got == value), 0.0)  # equal infinities
+    outside = decided & ~(error <= bound)
+    if not bool(outside.any()):
+        noise = bool((_naive(got, value, error, form)).any())
+        return verdict("noise" if noise else "ok", masked=masked, ratio=_ratio(error, bound, decided))
+    special = outside & ~torch.isfinite(got) if got.is_floating_point() else torch.zeros_like(outside)
+    if bool(special.any()) and form is not None:
+        # An infinity is only a defect where the reference is far from overflow; a NaN wherever it is decided.
+        far = special & (torch.isnan(got) | (value.abs() + bound < form.largest / 2))
+        if bool(far.any()):
+            at = _index(int(far.flatten().double().argmax()), value)
+            return verdict("nonfinite", grade="certified", masked=masked, **_where(got, value, bound, at))
+        outside = outside & ~special
+        if not bool(outside.any()):
+            return verdict("noise", masked=masked)
+    score = torch.where(outside, error / bound.clamp(min=1e-300), torch.zeros_like(error))
+    at = _index(int(score.flatten().argmax()), value)
+    return verdict("wrong", grade="certified", masked=masked, ratio=float(score[at]), **_where(got, value, bound, at))
+
+
+def _naive(got: torch.Tensor, value: torch.Tensor, error: torch.Tensor, form: Format | None) -> torch.Tensor:
+    rtol, atol = NAIVE.get(form.name, (0.0, 0.0)) if form is not None else (0.0, 0.0)
+    return ~(error <= atol + rtol * value.abs().double())
+
+
+def _ratio(error: torch.Tensor, bound: torch.Tensor, decided: torch.Tensor) -> float | None:
+    ratio = torch.where(decided & (error > 0), error / bound.clamp(min=1e-300), torch.zeros_like(error))
+    return float(ratio.max())
+
+
+def _index(flat: int, like: torch.Tensor) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(flat, tuple(like.shape)))
+
+
+def _where(got: torch.Tensor, value: torch.Tensor, bound: torch.Tensor, at: tuple[int, ...]) -> dict[str, Any]:
+    return {"element": at, "got": got[at].item(), "expected": value[at].item(), "bound": float(bound[at])}
+
+
+def _same(value: Any, got: Any) -> bool:
+    if isinstance(value, list):
+        return isinstance(got, (list, tuple)) and len(got) == len(value) and all(_same(v, g) for v, g in zip(value, got, strict=True))
+    if isinstance(value, torch.Tensor):
+        value = value.numpy()
+    a, b = np.asarray(value), np.asarray(got)
+    if a.shape != b.shape:
+        return False
+    return bool((a == b).all()) if a.dtype == object or a.dtype.kind in "USb" else bool(np.allclose(a.astype(np.float64), b.astype(np.float64), 1e-2, 1e-3, equal_nan=True))
+
+
+def differ(outcome: Outcome, name: str, want: Expected) -> Verdict | None:
+    """`unstable` when two runs of the same compiled model on the same inputs differ by more than twice the bound."""
+    assert outcome.outputs is not None and outcome.again is not None
+    first, second, value = outcome.outputs.get(name), outcome.again.get(name), want.ball.value
+    if not isinstance(value, torch.Tensor) or not isinstance(first, np.ndarray) or not isinstance(second, np.ndarray) or first.shape != second.shape:
+        return None
+    a, b = _widened(first, want.format).double(), _widened(second, want.format).double()
+    bound = 2 * want.ball.worst if want.ball.worst is not None else torch.zeros_like(a)
+    apart = (a - b).abs().masked_fill((a == b) | (torch.isnan(a) & torch.isnan(b)), 0.0)
+    outside = (bound < torch.inf) & ~(apart <= bound)
+    if not bool(outside.any()):
+        return None
+    at = _index(int(outside.flatten().double().argmax()), a)
+    return Verdict(outcome.backend, outcome.setting, "unstable", "certified", name, at, a[at].item(), b[at].item(), float(bound[at]), message="two runs of the same compiled model differ")

@@ -1,0 +1,61 @@
+"""From outcomes to verdicts: every output of every backend against the float64 reference and its bound, never against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from oracles.compare import compare, differ
+from oracles.reference import Expected, reference
+from oracles.records import Outcome, Verdict
+from specs.numerics import LOOSEST, Policy
+from specs.program import Program
+
+#: The setting of a backend that optimises least: what fails only above it is `broken`, not `refused`.
+PLAIN = {"onnxruntime": "off", "tvm": "default", "inductor": "eager"}
+
+
+def judge(model: bytes | onnx.ModelProto, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, Any], policy: Policy | None = None) -> list[Verdict]:
+    """Judge outputs that anyone computed for a model and inputs: one verdict per output the model declares.
+
+    Raises Unsupported when the reference has no meaning for an operator, UsageError when inputs or outputs do not fit.
+    """
+    program = Program(model, torch.float64)
+    expected = reference(program, inputs, policy or LOOSEST)
+    return [compare("", "", name, want, outputs.get(name)) for name, want in expected.items()]
+
+
+def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome]) -> list[Verdict]:
+    """Verdicts of all outcomes of one case: one per output for a run that ended, one per setting otherwise."""
+    verdicts = list[Verdict]()
+    plain = {o.backend: o for o in outcomes if PLAIN.get(o.backend) == o.setting}
+    for outcome in outcomes:
+        verdicts += _one(expected, outcome, plain.get(outcome.backend))
+    return verdicts
+
+
+def _one(expected: Mapping[str, Expected], outcome: Outcome, plain: Outcome | None) -> list[Verdict]:
+    if outcome.status == "ok":
+        assert outcome.outputs is not None
+        verdicts = [compare(outcome.backend, outcome.setting, name, want, outcome.outputs.get(name)) for name, want in expected.items()]
+        if outcome.again is not None:
+            verdicts += [v for name, want in expected.items() if (v := differ(outcome, name, want)) is not None]
+        return verdicts
+    return [Verdict(outcome.backend, outcome.setting, _failure(outcome, plain), message=outcome.message)]
+
+
+def _failure(outcome: Outcome, plain: Outcome | None) -> Any:
+    if outcome.status in ("crash", "hang", "oom"):
+        return outcome.status
+    if outcome.status in ("unsupported", "missing"):
+        return "unsupported"
+    if outcome.backend in ("torch", "reference", "null"):
+        return "ours"  # these run our own meanings: a failure is a defect of ours
+    if plain is None or plain is outcome:
+        return "refused"
+    # An operator that is not implemented may fail with another message once a pass has looked at it: the weaker verdict counts.
+    return {"ok": "broken", "unsupported": "unsupported"}.get(plain.status, "refused")

@@ -1,0 +1,66 @@
+"""The float64 reference of a case with a bound for every element: values and radii in one pass over the program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from specs.formats import Format
+from specs.numerics import INF, LOOSEST, Ball, Policy, outputs
+from specs.program import Node, Program, wrap
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One output of the reference: the ball (None for sequences and strings: `value` is compared as it is) and its format."""
+
+    ball: Ball
+    format: Format | None
+
+
+class _Balls:
+    """The interpreter that carries a ball for every value."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
+        balls = [None if a is None else a if isinstance(a, (Ball, list)) else Ball(a) for a in args]
+        ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *[_value(b) for b in balls])), node.out_formats, strict=False)]
+        radii = node.op.error(node, self.policy, balls, ys)
+        return [_watched(y, worst, spread, form) for y, (worst, spread), form in zip(ys, radii, node.out_formats, strict=False)]
+
+
+def _value(ball: Any) -> Any:
+    return [_value(b) for b in ball] if isinstance(ball, list) else ball.value if ball is not None else None
+
+
+def _watched(y: Any, worst: Any, spread: Any, form: Format | None) -> Any:
+    """NaN and anything that may overflow in the declared format is undecided: a wider intermediate is legal."""
+    if not isinstance(y, torch.Tensor) or form is None or not form.is_float or not y.numel():
+        return Ball(y, worst, spread)
+    size = y.abs() if worst is None else y.abs() + worst
+    if bool(size.amax() <= form.largest):
+        return Ball(y, worst, spread)
+    undecided = ~(size <= form.largest)
+    zero = torch.zeros(y.shape, dtype=torch.float64) if worst is None else worst
+    return Ball(y, zero.masked_fill(undecided, INF), (zero if spread is None else spread).masked_fill(undecided, INF))
+
+
+def reference(program: Program, inputs: Mapping[str, np.ndarray], policy: Policy = LOOSEST) -> dict[str, Expected]:
+    """Balls of all outputs of a program promoted to float64.
+
+    Raises Unsupported for an operator without a meaning, UsageError for inputs that do not fit.
+    """
+    with torch.no_grad():
+        feeds = {name: Ball(t) for name, t in program.feeds(inputs).items()}
+        results = program.run(feeds, _Balls(policy))
+    return {name: Expected(_as_ball(value), program.formats.get(name)) for name, value in results.items()}
+
+
+def _as_ball(value: Any) -> Ball:
+    return value if isinstance(value, Ball) else Ball(_value(value) if isinstance(value, list) else value)

@@ -1,0 +1,155 @@
+"""One check for every operator: four views of the same draw must agree.
+
+solved shapes - ONNX's strict shape inference - onnx.reference - our torch meaning, plus ONNX Runtime where it implements
+the operator. Values are compared with the float64 reference and its certified bound, so the bound is checked as well.
+
+    python -m tests.specs.selfcheck Conv MaxPool --draws 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime
+import torch
+
+from fuzzer.generate import Generated, generate_from
+from fuzzer.grow import Menu
+from fuzzer.sources import Seeded
+from oracles.compare import compare
+from oracles.judge import reference
+from specs.operator import Operator, operators
+from specs.program import Program, run
+from specs.rule import Unsupported
+
+EXCEPTIONS = Path(__file__).parent / "exceptions.json"
+BAD = ("wrong", "nonfinite", "mistyped")
+
+
+@lru_cache(maxsize=1)
+def exceptions() -> dict[str, dict[str, str]]:
+    """Views known to be wrong for an operator: {view: {operator: reason}}. Read by the tests, written by hand."""
+    return json.loads(EXCEPTIONS.read_text()) if EXCEPTIONS.exists() else {}
+
+
+def draw_one(op: Operator, seed: int) -> Generated | None:
+    """A model with one node of this operator; None when the drawing found no fit."""
+    menu = Menu(names=frozenset([op.key]))
+    made = generate_from(Seeded(op.name, seed), 1, menu, elements=1024, check=False)
+    return made if any(s.op == op.name for s in made.network.steps) else None
+
+
+def check_one(op: Operator, seed: int, tally: Counter[str]) -> list[str]:
+    """What is wrong with one draw; `tally` counts what each view did."""
+    made = draw_one(op, seed)
+    if made is None:
+        tally["misfit"] += 1
+        return []
+    tally["drawn"] += 1
+    model, inputs = made.case.model, made.case.inputs
+    problems = list[str]()
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as e:
+        return [f"checker: {_line(e)}"]
+    if not made.found.safe:
+        tally["unsafe"] += 1
+    expected = reference(Program(model, torch.float64), inputs)
+    for v in made.network.outputs:
+        want = expected[v.name].ball.value
+        if isinstance(want, torch.Tensor) and None not in v.shape and tuple(want.shape) != v.shape:
+            problems.append(f"meaning: shape {tuple(want.shape)} of {v.name}, solved {v.shape}")
+        ball = expected[v.name].ball
+        if ball.worst is not None and ball.worst.numel() and bool((ball.worst == torch.inf).all()):
+            tally["undecided"] += 1
+    views = {"torch": lambda: run(model, inputs), "onnx.reference": lambda: _onnx_reference(model, inputs), "onnxruntime": lambda: _ort(model, inputs)}
+    for view, compute in views.items():
+        if op.name in exceptions().get(view, {}):
+            continue
+        try:
+            got = compute()
+        except Unsupported:
+            tally[f"{view} unsupported"] += 1
+            continue
+        except Exception as e:
+            tally[f"{view} failed"] += 1
+            if view == "torch":
+                problems.append(f"torch: {_line(e)}")
+            elif view == "onnx.reference":
+                tally[f"onnx.reference: {_line(e)[:70]}"] += 1
+            continue
+        tally[f"{view} ran"] += 1
+        for name, want in expected.items():
+            verdict = compare(view, "", name, want, got.get(name))
+            if verdict.verdict in BAD:
+                problems.append(f"{view}: {verdict.verdict} {name}{list(verdict.element or ())} got {verdict.got} expected {verdict.expected} bound {verdict.bound} {verdict.message}")
+    return problems
+
+
+def _line(e: Exception) -> str:
+    return f"{type(e).__name__}: {' '.join(str(e).split())[:220]}"
+
+
+def _onnx_reference(model: bytes, inputs: object) -> dict[str, np.ndarray]:
+    evaluator = onnx.reference.ReferenceEvaluator(onnx.load_from_string(model))
+    return dict(zip(evaluator.output_names, evaluator.run(None, dict(inputs)), strict=True))  # type: ignore[call-overload]
+
+
+def _ort(model: bytes, inputs: object) -> dict[str, np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as e:
+        raise Unsupported(str(e)) from e
+    names = [o.name for o in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))  # type: ignore[call-overload]
+
+
+def show(op: Operator, seed: int) -> str:
+    """The text of one drawn model, for the message of a failing test."""
+    made = draw_one(op, seed)
+    return onnx.printer.to_text(onnx.load_from_string(made.case.model)) if made else "no draw"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ops", nargs="*")
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--show", type=int, metavar="SEED")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    bad = 0
+    for (_, name), op in sorted(operators().items()):
+        if op.draw is None or (arguments.ops and name not in arguments.ops):
+            continue
+        if arguments.show is not None:
+            print(show(op, arguments.show))
+        tally, failures = Counter[str](), list[str]()
+        for seed in range(arguments.draws):
+            try:
+                failures += [f"seed {seed}: {p}" for p in check_one(op, seed, tally)]
+            except Exception as e:
+                failures.append(f"seed {seed}: raised {_line(e)}")
+        print(f"{'FAIL' if failures else 'ok  '} {name}: {dict(tally)}")
+        for f in failures[:4]:
+            print(f"     {f}  (--show {f.split(':')[0][5:]})")
+        bad += bool(failures)
+    return bad
+
+
+if __name__ == "__main__":
+    sys.exit(main())
