@@ -360,6 +360,7 @@ def center_crop_pad(g: Draw) -> Rule:
         attrs["axes"] = axes
     for i in axes:
         out[i] = g.size(1, 20) if g.flag(0.8) else out[i]
+    g.type("Tind")
     shape = g.const([out[i] for i in axes])
     return Rule([x, shape], [out], attrs)
 
