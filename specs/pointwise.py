@@ -1,0 +1,215 @@
+"""What the elementwise families share: old broadcasting, unsigned 64-bit integers, and error rules over several operands.
+
+A uint64 lives in an int64 tensor as its bit pattern: order, division, right shift and conversion to float need care; flipping
+the sign bit maps unsigned order onto signed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from specs.draw import Draw
+from specs.formats import UINT64, Format
+from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, add, exact, finite, outputs, quadrature, settle, undecidable
+from specs.rule import Dim, Operand
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from specs.program import Node
+
+SIGN = -(2**63)
+
+
+# operands --------------------------------------------------------------------------------------------------------------
+def aligned(a: Node, x: Any, y: Any) -> Any:
+    """The second operand as numpy broadcasting wants it: before opset 7 `axis` says where its dims start."""
+    if a.version >= 7 or a.axis is None or not y.ndim:
+        return y
+    return y.reshape([*y.shape, *[1] * (x.ndim - a.axis % max(1, x.ndim) - y.ndim)])
+
+
+def aligned_balls(node: Node, balls: Sequence[Ball | None]) -> tuple[Ball, Ball]:
+    """Both operands, radii aligned like the values."""
+    p, q = balls[0], balls[1]
+    assert p is not None
+    assert q is not None
+    if node.version >= 7 or node.axis is None:
+        return p, q
+    value, worst, spread = (None if t is None else aligned(node, p.value, t) for t in q)
+    return p, Ball(value, worst, spread)
+
+
+def ordered(x: Tensor, form: Format | None) -> Tensor:
+    """Values whose signed order is the order of the format; the same function leads back."""
+    return x ^ SIGN if form is UINT64 else x
+
+
+def as_float(x: Tensor, form: Format | None, dtype: Any) -> Tensor:
+    """An integer tensor as floats; a uint64 above 2^63 stays positive."""
+    import torch
+
+    if form is not UINT64 or dtype is None or not bool((x < 0).any()):
+        return x.to(dtype)
+    # Halved with the lost bit kept sticky, so that the one rounding is that of the whole number.
+    half = ((x >> 1) & 0x7FFFFFFFFFFFFFFF) | (x & 1)
+    return torch.where(x < 0, half.to(dtype) * 2, x.to(dtype))
+
+
+def trunc_divide(x: Tensor, y: Tensor, form: Format | None) -> Tensor:
+    """Integer division rounded toward zero. By zero: 0; the lowest number by -1 wraps (the machine instruction would trap)."""
+    import torch
+
+    if form is UINT64:
+        y = torch.where(y == 0, SIGN, y)
+        whole = y.clamp(min=1)
+        q = torch.div((x >> 1) & 0x7FFFFFFFFFFFFFFF, whole, rounding_mode="trunc") << 1
+        q = q + ((x - q * whole) ^ SIGN).ge(whole ^ SIGN)
+        return torch.where(y < 0, ((x ^ SIGN) >= (y ^ SIGN)).to(x.dtype), q)
+    if form is not None and form.kind == "int":
+        plain = torch.where((y == 0) | (y == -1), 1, y)
+        return torch.where(y == 0, 0, torch.where(y == -1, -x, torch.div(x, plain, rounding_mode="trunc")))
+    return torch.where(y == 0, 0, torch.div(x, torch.where(y == 0, 1, y), rounding_mode="trunc"))
+
+
+def suffix(g: Draw, shape: Sequence[Dim]) -> list[Dim]:
+    """A shape that broadcasts into `shape`: the whole, its last dims, or some dims 1."""
+    kind = g.choose(4)
+    if kind < 2:
+        return list(shape)
+    if kind == 2:
+        return list(shape)[g.choose(len(shape) + 1) :]
+    return [1 if g.flag(0.4) else d for d in shape]
+
+
+def choose_attrs(g: Draw, **values: Sequence[Any]) -> dict[str, Any]:
+    """Each attribute left out (its default) or one of its values."""
+    return {name: g.pick(options) for name, options in values.items() if g.flag(0.7)}
+
+
+def bounded(g: Draw, rank: int, low: float, high: float, among: Sequence[Format] | None = None) -> Operand:
+    """A fresh operand of ones in every dim with contents in a range: a scalar parameter given as an input."""
+    return g.given([1] * rank, low, high, among=among, role="weight")
+
+
+# radii -----------------------------------------------------------------------------------------------------------------
+def shaped(r: Any, y: Any) -> Any:
+    """A radius broadcast to its result."""
+    return r if r is None or r.shape == y.shape else r.expand(y.shape)
+
+
+def answer(worst: Any, spread: Any, y: Any, own: Any = None) -> Sequence[Radii]:
+    """One output's radii from inherited ones and a local rounding, broadcast, NaN read as undecided."""
+    worst, spread = add(worst, own), quadrature(spread, own)
+    if worst is None:
+        return [EXACT]
+    return [(settle(shaped(worst, y)), settle(shaped(spread, y)))]
+
+
+def within_range(rule: ErrorRule) -> ErrorRule:
+    """For integers, `rule` (made for exact arithmetic) gives finite radii as long as nothing can wrap; beyond: undecided."""
+
+    def chosen(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        form, y = node.out_formats[0], ys[0]
+        if form is not None and form.is_float:
+            return rule(node, policy, balls, ys)
+        if form is None or form is UINT64 or all(b is None or b.worst is None for b in balls):
+            return exact(node, policy, balls, ys)
+        worst, spread = rule(node, policy, balls, ys)[0]
+        wide = y.double()
+        wraps = (wide + worst > form.largest) | (wide - worst < form.lowest)
+        return [(worst.masked_fill(wraps, INF), spread.masked_fill(wraps, INF))]
+
+    return chosen
+
+
+def monotone_all(k: float = 1.0, *, rounds: bool = False) -> ErrorRule:
+    """Monotone non-decreasing in every operand (Max, Min, Clip): all at x - e, then all at x + e. NaN results are undecided."""
+
+    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        from specs.numerics import local
+
+        y = ys[0]
+        own = local(policy, node.out_formats[0], y, k) if rounds else None
+        if all(b is None or b.worst is None for b in balls):
+            return without_nan(answer(None, None, y, own), y)
+        if node.out_formats[0] is UINT64:
+            return undecidable(node, policy, balls, ys)
+
+        def swing(which: int) -> Tensor:
+            ends = []
+            for sign in (-1.0, 1.0):
+                args = [None if b is None else b.value if b.worst is None else b.value + sign * finite(b[which]) for b in balls]
+                ends.append((outputs(node.op.meaning(node, *args))[0].double() - y).abs())
+            return ends[0].maximum(ends[1])
+
+        return without_nan(answer(swing(1), swing(2), y, own), y)
+
+    return rule
+
+
+def without_nan(radii: Sequence[Radii], y: Any) -> Sequence[Radii]:
+    """Operators whose legal implementations treat NaN differently: a NaN result is undecided."""
+    if not y.is_floating_point():
+        return radii
+    nan = y.isnan()
+    if not bool(nan.any()):
+        return radii
+    import torch
+
+    worst, spread = radii[0]
+    zero = torch.zeros(y.shape, dtype=torch.float64)
+    return [((zero if worst is None else worst).masked_fill(nan, INF), (zero if spread is None else spread).masked_fill(nan, INF))]
+
+
+def nan_free(rule: ErrorRule) -> ErrorRule:
+    """`rule`, a NaN result being undecided."""
+
+    def chosen(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        return without_nan(rule(node, policy, balls, ys), ys[0])
+
+    return chosen
+
+
+Edges = Callable[["Node"], Sequence[float]]
+
+
+def piecewise(edges: Edges, k: float = 1.0, *, rounds: bool = True) -> ErrorRule:
+    """Monotone between the edges, with a jump at each (Shrink, ThresholdedRelu): both ends and both sides of the edges within.
+
+    Formats of 16 bits and fewer may round an edge given as a float attribute, so an exact operand that close to it is
+    undecided too.
+    """
+
+    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        import torch
+
+        from specs.numerics import local
+
+        ball, y, form = balls[0], ys[0], node.out_formats[0]
+        assert ball is not None
+        own = local(policy, form, y, k) if rounds else None
+        slack = policy.u(form) if form is not None and form.is_float and form.bits <= 16 else 0.0
+        cuts = edges(node)
+        x = ball.value.double()
+        if ball.worst is None and not (slack and any(bool(((x - c).abs() <= slack * abs(c)).any()) for c in cuts)):
+            return answer(None, None, y, own)
+
+        def at(points: Tensor) -> Tensor:
+            return (outputs(node.op.meaning(node, points))[0].double() - y).abs()
+
+        def swing(e: Any) -> Tensor:
+            e = torch.zeros_like(x) if e is None else finite(e)
+            worst = at(x - e).maximum(at(x + e))
+            for c in cuts:
+                near = (x - c).abs() <= e + slack * abs(c)
+                if bool(near.any()):
+                    cut = torch.full_like(x, c)
+                    for side in (cut, cut.nextafter(cut - 1), cut.nextafter(cut + 1)):
+                        worst = torch.where(near, worst.maximum(at(side)), worst)
+            return worst
+
+        return answer(swing(ball.worst), swing(ball.spread), y, own)
+
+    return rule
