@@ -185,7 +185,7 @@ def to_torch(array: np.ndarray, form: Format, promote: torch.dtype | None = None
     if form.kind == "string":
         return array
     array = np.asarray(array)  # keep rank 0, which ascontiguousarray would lose
-    if not array.flags.c_contiguous or not array.flags.writeable:
+    if not array.flags.c_contiguous or not array.flags.writeable or min(array.strides, default=0) < 0:  # a negative stride of a dim of 1 counts as contiguous
         array = array.copy()
     if form.name in _VIEW:
         view, name = _VIEW[form.name]
