@@ -52,7 +52,7 @@ def _numbers(g: Draw, form: Format, shape: Sequence[int]) -> np.ndarray:
     """Small numbers that every format holds exactly, halves among them where it can."""
     low, high = (0, 1) if form is BOOL else (-8 if form.lowest < 0 else 0, 8)
     content = [g.int(low, high) for _ in range(math.prod(shape))]
-    return (np.array(content).reshape(shape) / (2 if form.is_float else 1)).astype(form.numpy)
+    return np.asarray(np.array(content).reshape(shape) / (2 if form.is_float else 1), form.numpy)
 
 
 @op("Constant", meaning=_constant, error=exact_whole, weight=0.3)
@@ -177,14 +177,18 @@ def _one_hot(a: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
 
 @op("OneHot", meaning=_one_hot, error=moves(2), weight=0.5)
 def one_hot(g: Draw) -> Rule:
-    """Indices from both ends, some of them outside, which are all off."""
-    form = g.type("T1", among=[FLOAT, *INTEGERS])
+    """Indices from both ends, some of them outside, which are all off; as floats they are whole numbers."""
+    usual = [INT64, INT32, FLOAT] if g.flag(0.8) else [FLOAT, *INTEGERS]
+    form = g.type("T1", among=usual)
     depth, outside = g.size(1, 16), 1 if g.flag(0.2) else 0
-    shape = g.sizes(g.int(0, 3), 1, 8)
-    low = -depth - 2 * outside if form.lowest < 0 and g.flag(0.4) else 0
-    indices = g.given(shape, low, depth - 1 + 2 * outside, among=[form])
-    kind = g.type("T2", among=[FLOAT, *INTEGERS])
-    size = g.const(np.array(depth if g.flag(0.7) else [depth], kind.numpy))
+    shape = g.sizes(g.int(1, 3), 1, 8)
+    low, high = -depth - 2 * outside if form.lowest < 0 and g.flag(0.4) else 0, depth - 1 + 2 * outside
+    if form.is_float:
+        shape = shape[:2]
+        indices = g.const(np.array([g.int(low, high) for _ in range(math.prod(shape))], form.numpy).reshape(shape))
+    else:
+        indices = g.given(shape, low, high, among=[form])
+    size = g.const(np.array(depth if g.flag(0.7) else [depth], g.type("T2", among=usual).numpy))
     values = g.operand(like=[2], role="weight")
     attrs, axis = dict[str, int](), len(shape)
     if g.flag(0.6):

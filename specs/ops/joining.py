@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specs import Draw, Rule, op
-from specs.formats import Format
+from specs.formats import INT64, Format
 from specs.numerics import moves, moves_all
 from specs.ops.shape import any_type
 from specs.program import Node
@@ -249,7 +249,7 @@ def pad(g: Draw) -> Rule:
         g.skip()
         inputs.append(None)
     if some:
-        g.type("Tind")
+        g.type("Tind", among=[INT64])  # strict shape inference cannot read axes of type int32
         inputs.append(g.const(axes))
     explicit = mode != "constant" or g.flag(0.3)
     return Rule(inputs, [out], {"mode": mode} if explicit else {})
