@@ -53,12 +53,12 @@ def gathers(reach: Callable[[Any, Tensor, Tensor], Tensor]) -> ErrorRule:
 def _gather(a: Node, x: Tensor, indices: Tensor) -> Tensor:
     axis = a.axis % x.ndim
     y = x.index_select(axis, wrapped(indices, x.shape[axis]).reshape(-1))
-    return y.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return y.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
 def _gather_reach(a: Node, off: Tensor, y: Tensor) -> Tensor:
     rank = y.ndim - off.ndim + 1
-    return off.reshape(*off.shape, *[1] * (rank - 1 - a.axis % rank)).expand(y.shape)
+    return off.reshape([*off.shape, *[1] * (rank - 1 - a.axis % rank)]).expand(y.shape)
 
 
 @op("Gather", meaning=_gather, error=gathers(_gather_reach), weight=1.5)
@@ -98,14 +98,14 @@ def gather_elements(g: Draw) -> Rule:
 def _gather_nd(a: Node, x: Tensor, indices: Tensor) -> Tensor:
     b, k = a.batch_dims or 0, indices.shape[-1]
     batch, points = prod(x.shape[:b]), prod(indices.shape[b:-1])
-    flat, picks = x.reshape(batch, *x.shape[b:]), indices.long().reshape(batch, points, k)
+    flat, picks = x.reshape([batch, *x.shape[b:]]), indices.long().reshape(batch, points, k)
     y = flat[(torch.arange(batch)[:, None], *picks.unbind(-1))]
-    return y.reshape(*indices.shape[:-1], *x.shape[b + k :])
+    return y.reshape([*indices.shape[:-1], *x.shape[b + k :]])
 
 
 def _gather_nd_reach(a: Node, off: Tensor, y: Tensor) -> Tensor:
     off = off.any(-1)
-    return off.reshape(*off.shape, *[1] * (y.ndim - off.ndim)).expand(y.shape)
+    return off.reshape([*off.shape, *[1] * (y.ndim - off.ndim)]).expand(y.shape)
 
 
 def tuples(g: Draw, sizes: Sequence[Dim], count: int) -> np.ndarray:
@@ -158,7 +158,7 @@ def _reverse_sequence(a: Node, x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _reverse_reach(a: Node, off: Tensor, y: Tensor) -> Tensor:
-    return (off[None, :] if a.time_axis == 0 else off[:, None]).reshape(*((1, -1) if a.time_axis == 0 else (-1, 1)), *[1] * (y.ndim - 2)).expand(y.shape)
+    return (off[None, :] if a.time_axis == 0 else off[:, None]).reshape([*((1, -1) if a.time_axis == 0 else (-1, 1)), *[1] * (y.ndim - 2)]).expand(y.shape)
 
 
 @op("ReverseSequence", meaning=_reverse_sequence, error=gathers(_reverse_reach))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from specs.ops.gathering import least, loose, tuples, within, wrapped
 from specs.ops.shape import any_type
 from specs.program import Node
 from specs.rule import Dim, Unsupported
-from specs.terms import known, prod
+from specs.terms import known, minimum, prod
 
 SIGN = -(2**63)  # flips an unsigned 64-bit pattern into one whose signed order is the unsigned order
 
@@ -131,6 +132,14 @@ _scatter_elements, _scatter_elements_error = scatters(_elements_plan)
 _scatter_nd, _scatter_nd_error = scatters(_nd_plan)
 
 
+def _lines(g: Draw, shape: Sequence[int], axis: int, size: int) -> np.ndarray:
+    """Indices that differ along an axis: the same different places on every line, shifted from line to line."""
+    places = tuples(g, [size], shape[axis])[:, 0]
+    offsets = np.indices(shape).sum(0)
+    step = np.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return (places.reshape(step.shape) + offsets - step) % size - size * (offsets % 3 == 2)
+
+
 def _reduction(g: Draw) -> dict[str, Any]:
     """A reduction this opset has and the data's type can be reduced with."""
     kinds = ["none", "none"] + (["add", "mul"] if g.opset >= 16 else []) + (["max", "min"] if g.opset >= 18 else [])
@@ -149,9 +158,16 @@ def scatter_elements(g: Draw) -> Rule:
         shape = within(g, x, at, 12)
         indices = g.given(shape, -x[at], x[at] - 1)
     else:
-        shape = within(g, x, at, x[at] if at == x.rank - 1 else 1)
         low = -x[at] if g.flag(0.3) else 0  # one half of the range: -1 and size - 1 are the same place
-        indices = g.given(shape, low, low + x[at] - 1, unique=True)
+        if at == x.rank - 1:
+            shape = within(g, x, at, x[at])
+            indices = g.given(shape, low, low + x[at] - 1, unique=True)
+        elif known(*x) and g.flag(0.7):
+            shape = within(g, x, at, minimum(x[at], 8))
+            indices = g.const(_lines(g, shape, at, x[at]))
+        else:
+            shape = within(g, x, at, 1)
+            indices = g.given(shape, low, low + x[at] - 1)
     updates = g.operand(like=shape)
     if axis or g.flag(0.2):
         attrs["axis"] = axis
