@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from oracles.records import Outcome, Verdict
+from oracles.records import FINDINGS, Outcome, Verdict
 from oracles.reference import Expected
 from specs.formats import Format
+from specs.numerics import Ball
 from specs.program import to_torch
 
 #: (rtol, atol) of torch.testing by format: what a naive comparison would have flagged is counted as `noise`.
@@ -25,6 +26,8 @@ def compare(backend: str, setting: str, name: str, want: Expected, got: Any) -> 
     value, form = want.ball.value, want.format
     if got is None:
         return verdict("ok") if value is None else verdict("mistyped", message="the output is missing")
+    if isinstance(value, list):
+        return _sequence(backend, setting, name, want, got)
     if not isinstance(value, torch.Tensor):
         return verdict("ok" if _same(value, got) else "wrong", grade="certified")
     got = np.asarray(got)
@@ -37,6 +40,18 @@ def compare(backend: str, setting: str, name: str, want: Expected, got: Any) -> 
     return _elements(verdict, want, _widened(got, form))
 
 
+def _sequence(backend: str, setting: str, name: str, want: Expected, got: Any) -> Verdict:
+    """The gravest verdict on an element."""
+    value, worst, spread = want.ball
+    if not isinstance(got, (list, tuple)) or len(got) != len(value):
+        return Verdict(backend, setting, "mistyped", output=name, message=f"expected a sequence of {len(value)}")
+    blank = [None] * len(value)
+    elements = zip(value, worst or blank, spread or blank, got, strict=True)
+    verdicts = [compare(backend, setting, name, Expected(Ball(v, w, s), want.format), g) for v, w, s, g in elements]
+    order = [*FINDINGS, "noise"]
+    return min(verdicts, key=lambda v: order.index(v.verdict) if v.verdict in order else len(order), default=Verdict(backend, setting, "ok", output=name))
+
+
 def _widened(got: np.ndarray, form: Format | None) -> torch.Tensor:
     return to_torch(got, form, torch.float64) if form is not None else torch.as_tensor(got)
 
@@ -44,7 +59,7 @@ def _widened(got: np.ndarray, form: Format | None) -> torch.Tensor:
 def _elements(verdict: Any, want: Expected, got: torch.Tensor) -> Verdict:
     value, worst, spread = want.ball
     form = want.format
-    if got.dtype == torch.bool or value.dtype == torch.bool:
+    if not value.is_floating_point() and not value.is_complex():  # bool has no difference, and that of uint8 would wrap
         got, value = got.to(torch.int64), value.to(torch.int64)
     if worst is None and not bool((got != value).any()):
         return verdict("ok")

@@ -16,7 +16,7 @@ from specs.program import Node, Program, wrap
 
 @dataclass(frozen=True)
 class Expected:
-    """One output of the reference: the ball (None for sequences and strings: `value` is compared as it is) and its format."""
+    """One output of the reference: the ball (of lists for a sequence; without radii for strings) and its format."""
 
     ball: Ball
     format: Format | None
@@ -41,6 +41,8 @@ def _value(ball: Any) -> Any:
 
 def _watched(y: Any, worst: Any, spread: Any, form: Format | None) -> Any:
     """NaN and anything that may overflow in the declared format is undecided: a wider intermediate is legal."""
+    if isinstance(y, list):
+        return [_watched(v, w, s, form) for v, w, s in zip(y, worst or [None] * len(y), spread or [None] * len(y), strict=True)]
     if not isinstance(y, torch.Tensor) or form is None or not form.is_float or not y.numel():
         return Ball(y, worst, spread)
     size = y.abs() if worst is None else y.abs() + worst
@@ -57,10 +59,13 @@ def reference(program: Program, inputs: Mapping[str, np.ndarray], policy: Policy
     Raises Unsupported for an operator without a meaning, UsageError for inputs that do not fit.
     """
     with torch.no_grad():
-        feeds = {name: Ball(t) for name, t in program.feeds(inputs).items()}
+        feeds = {name: [Ball(e) for e in t] if isinstance(t, list) else Ball(t) for name, t in program.feeds(inputs).items()}
         results = program.run(feeds, _Balls(policy))
     return {name: Expected(_as_ball(value), program.formats.get(name)) for name, value in results.items()}
 
 
 def _as_ball(value: Any) -> Ball:
-    return value if isinstance(value, Ball) else Ball(_value(value) if isinstance(value, list) else value)
+    if not isinstance(value, list):
+        return value if isinstance(value, Ball) else Ball(value)
+    balls = [_as_ball(e) for e in value]  # a sequence: one ball of lists
+    return Ball([b.value for b in balls], [b.worst for b in balls], [b.spread for b in balls])

@@ -155,8 +155,8 @@ def _values(balls: Sequence[Ball | None]) -> list[Any]:
 
 
 def outputs(result: Any) -> list[Any]:
-    """A meaning's result as a list."""
-    return list(result) if isinstance(result, (tuple, list)) else [result]
+    """A meaning's results as a list: a tuple is several outputs, a list is one sequence value."""
+    return list(result) if isinstance(result, tuple) else [result]
 
 
 # rules -----------------------------------------------------------------------------------------------------------------

@@ -21,20 +21,22 @@ Call = Callable[[str, Sequence[Any]], list[Any]]
 MOST = 1_000_000
 
 
-# a value is a tensor, a list of tensors (a sequence), None (an empty optional), or a ball of one of these ---------------
+# a value is a tensor, None (an empty optional), a ball of one of these, or a list of such values (a sequence) ----------
 def value(x: Any) -> Any:
-    return x.value if isinstance(x, Ball) else x
+    return [value(e) for e in x] if isinstance(x, list) else x.value if isinstance(x, Ball) else x
 
 
 def decided(x: Any) -> bool:
-    return not isinstance(x, Ball) or x.worst is None or not bool(x.worst.any())
+    return all(decided(e) for e in x) if isinstance(x, list) else not isinstance(x, Ball) or x.worst is None or not bool(x.worst.any())
 
 
 def give_up(x: Any) -> Any:
     """The same value, undecided; plain values stay as they are."""
+    if isinstance(x, list):
+        return [give_up(e) for e in x]
     if not isinstance(x, Ball) or x.value is None:
         return x
-    r = [undecided(v) for v in x.value] if isinstance(x.value, list) else undecided(x.value)
+    r = undecided(x.value)
     return Ball(x.value, r, r)
 
 
@@ -187,25 +189,9 @@ def _scan_8(node: Node, call: Call, args: Sequence[Any]) -> list[Any]:
     return results if decided(lengths) else [give_up(r) for r in results]
 
 
-def _item(x: Any, i: int) -> Any:
-    """Element i of a sequence."""
-    return part(x, lambda parts: parts[i])
-
-
 def _sequence_map(node: Node, call: Call, args: Sequence[Any]) -> list[Any]:
-    first = value(args[0])
-    rows = [call("body", [_item(a, i) if isinstance(value(a), list) else a for a in args]) for i in range(len(first))]
-    return [sequence_of([row[k] for row in rows], args) for k in range(len(node.outputs))]
-
-
-def sequence_of(items: Sequence[Any], args: Sequence[Any] = ()) -> Any:
-    """A sequence value of the items: a list, or a ball of lists in which None marks an exact element."""
-    if not any(isinstance(x, Ball) for x in (*items, *args)):
-        return list(items)
-    balls = [x if isinstance(x, Ball) else Ball(x) for x in items]
-    if all(b.worst is None for b in balls):
-        return Ball([b.value for b in balls])
-    return Ball([b.value for b in balls], [b.worst for b in balls], [b.spread for b in balls])
+    rows = [call("body", [a[i] if isinstance(a, list) else a for a in args]) for i in range(len(args[0]))]
+    return [[row[k] for row in rows] for k in range(len(node.outputs))]
 
 
 def _by_control(node: Node, *args: Any) -> Any:
