@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from fuzzer.network import Body, Network, Step, Value
 from specs import schema
-from specs.formats import Format
 
 IR_VERSION = {**{o: 7 for o in range(13, 15)}, **{o: 8 for o in range(15, 19)}, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 12, 26: 13}
 FUNCTIONS = "assay.functions"
@@ -57,14 +56,16 @@ def _content(v: Value) -> np.ndarray:
     return v.content if v.content is not None else np.zeros([d or 0 for d in v.shape], v.format.numpy)
 
 
-def _type(form: Format) -> ir.TensorType:
-    return ir.TensorType(ir.DataType(form.onnx))
+def _type(v: Value) -> ir.TypeProtocol:
+    tensor = ir.TensorType(ir.DataType(v.format.onnx))
+    return ir.SequenceType(tensor) if v.wrapper == "sequence" else ir.OptionalType(tensor) if v.wrapper else tensor
 
 
 def _value(values: dict[int, ir.Value], v: Value) -> ir.Value:
     made = values.get(id(v))
     if made is None:
-        made = values[id(v)] = ir.Value(name=v.name, type=_type(v.format), shape=ir.Shape(v.dims or v.shape))
+        shape = None if v.wrapper else ir.Shape(v.shape if v.dims is None else v.dims)
+        made = values[id(v)] = ir.Value(name=v.name, type=_type(v), shape=shape)
     return made
 
 

@@ -13,11 +13,16 @@ import torch
 from fuzzer.emit import emit, fill
 from fuzzer.grow import EVERYTHING, Menu, grow
 from fuzzer.network import Network
+from fuzzer.repair import tame
 from fuzzer.search import Found, search
 from fuzzer.sources import Seeded
+from fuzzer.wrap import wrap
 from oracles.records import Case
 from specs.draw import Source
 from specs.program import Program
+
+
+REPAIRS = 4  # operators replaced, at most, in a network that has no safe inputs as drawn
 
 
 @dataclass(frozen=True)
@@ -29,17 +34,26 @@ class Generated:
     program: Program
     found: Found
     seconds: Mapping[str, float] = field(default_factory=dict)
+    repairs: int = 0
 
 
-def generate_from(source: Source, nodes: int, menu: Menu = EVERYTHING, elements: int = 4096, origin: Mapping[str, object] | None = None, check: bool = True) -> Generated:
+def generate_from(source: Source, nodes: int, menu: Menu = EVERYTHING, elements: int = 4096, origin: Mapping[str, object] | None = None, check: bool = True, wraps: bool = True) -> Generated:
     """One case from any source of choices. Raises onnx's checker error if the model is not valid: that is our bug."""
     times = [time.perf_counter()]
     network = grow(source, nodes, menu, elements)
+    if wraps and source.choose(4) == 3:
+        network = wrap(network, source)
     times.append(time.perf_counter())
     proto = emit(network)
     program = Program(proto, torch.float64)
     times.append(time.perf_counter())
     found = search(network, program, source)
+    repairs = 0
+    while not found.safe and repairs < REPAIRS and tame(network, found.at, source):
+        repairs += 1
+        proto = emit(network)
+        program = Program(proto, torch.float64)
+        found = search(network, program, source)
     times.append(time.perf_counter())
     fill(proto, found.contents)
     model = proto.SerializeToString()
@@ -48,7 +62,7 @@ def generate_from(source: Source, nodes: int, menu: Menu = EVERYTHING, elements:
     times.append(time.perf_counter())
     inputs = {v.name: found.contents[v.name] for v in network.inputs}
     seconds = dict(zip(("grow", "emit", "search", "check"), np.diff(times).tolist(), strict=True))
-    return Generated(Case(model, inputs, dict(origin or {})), network, program, found, seconds)
+    return Generated(Case(model, inputs, dict(origin or {})), network, program, found, seconds, repairs)
 
 
 def generate(seed: int, index: int = 0, *, nodes: int = 10, menu: Menu = EVERYTHING, elements: int = 4096) -> Case:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import networkx
 
@@ -92,16 +93,21 @@ class Growth:
         """One operator backward: the graph input `target` becomes its result."""
         for _ in range(REDRAWS // 3):
             op = self._operator(target.format)
-            g = Concrete(self, op, (), target)
+            solving = self.source.choose(8) == 7
+            g = (_symbolic() if solving else Concrete)(self, op, (), target)
             try:
-                rule = self._draw(op, g)
-                if tuple(rule.outputs[0] or ()) != target.shape or self._out_format(g, 0) is not target.format:
+                rule = g.solved(op.draw(g)) if solving else self._draw(op, g)
+                if tuple(rule.outputs[0] or ()) != target.shape or self._out_format(g, 0) is not target.format or not self._fits(rule):
                     continue
                 self._commit(g, rule, target)
+                self.features.add("backward, solved by z3" if solving else "backward")
                 return True
             except Misfit:
                 continue
         return False
+
+    def _fits(self, rule: Rule) -> bool:
+        return all(_elements(o) <= self.elements for o in rule.inputs if o is not None)
 
     def _operator(self, form: Format | None) -> Operator:
         bag = _bag(self.opset, self.menu.names, form, self.palette) or _bag(self.opset, self.menu.names, None, self.palette)
@@ -112,13 +118,10 @@ class Growth:
         rule = op.draw(g)
         if not all(rule.where):
             raise Misfit(f"{op.name}: the sizes drawn do not satisfy a condition")
-        for shape in rule.outputs:
-            n = 1
-            for d in shape or ():
-                if d is not None and d < 0:
-                    raise Misfit(f"{op.name}: negative size")
-                n *= 1 if d is None else d
-            if n > self.elements:
+        for shape in (*rule.outputs, *rule.inputs):
+            if shape and any(d is not None and d < 0 for d in shape):
+                raise Misfit(f"{op.name}: negative size")
+            if shape and _elements(shape) > self.elements:
                 raise Misfit(f"{op.name}: too large")
         if self.menu.avoid and support_key(op.name, op.domain, g.bound) in self.menu.avoid and self.source.choose(1000) >= 1000 * self.menu.probe:
             raise Misfit(f"{op.name}: known to be unsupported for these formats")
@@ -160,7 +163,6 @@ class Growth:
             self.steps.append(step)
         else:
             self.steps.insert(len(self.steps) - before, step)  # after the computed constants it just put in front
-            self.features.add("backward")
         self._note(step, rule)
         return [v for v in outputs if v is not None]
 
@@ -239,6 +241,21 @@ class Growth:
             add("negative axis")
         if len(shapes) > 1 and step.outputs and step.outputs[0] is not None and any(s != step.outputs[0].shape for s in shapes) and _elementwise(step, shapes):
             add("broadcast")
+
+
+def _elements(shape: Sequence[int | None]) -> int:
+    n = 1
+    for d in shape:
+        n *= 1 if d is None else d
+    return n
+
+
+@lru_cache(maxsize=1)
+def _symbolic() -> type[Any]:
+    """z3 takes long to import: only networks that need it pay."""
+    from fuzzer.solve import Symbolic
+
+    return Symbolic
 
 
 def _elementwise(step: Step, shapes: Sequence[tuple[int | None, ...]]) -> bool:

@@ -31,7 +31,8 @@ class Value:
     high: float | None = None
     unique: bool = False
     uses: int = 0
-    dims: tuple[int | str, ...] | None = None  # declared dims where some are symbolic
+    dims: tuple[int | str | None, ...] | None = None  # declared dims where some are symbolic or left open
+    wrapper: str = ""  # "sequence" or "optional" of such tensors
 
     @property
     def elements(self) -> int:

@@ -23,8 +23,9 @@ from specs.numerics import outputs
 from specs.program import Node, Program, evaluate, to_torch, wrap
 
 HEADROOM = 0.25  # values stay below this share of the format's largest number
-STEPS = 24
-RESTARTS = 4
+STEPS = 40
+PATIENCE = 8  # steps without progress before a start is given up
+RESTARTS = 3
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Found:
     steps: int
     seconds: float
     why: str = ""
+    at: str = ""  # the first output of the violating node
 
 
 class _Outside(Exception):
-    """A node left its domain and gradients are not wanted."""
+    """A node left its domain and nothing after it can be evaluated."""
 
 
 class _Watch:
@@ -48,7 +50,8 @@ class _Watch:
     def __init__(self, leaves: Mapping[str, torch.Tensor], losses: bool) -> None:
         self.leaves, self.want = leaves, losses
         self.losses: list[torch.Tensor] = []
-        self.why = ""
+        self.first: Node | None = None
+        self.how = ""
 
     def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
         if node.op.name == "Constant" and node.outputs[0] in self.leaves:
@@ -73,21 +76,23 @@ class _Watch:
         return result
 
     def _violated(self, node: Node, loss: torch.Tensor, how: str) -> None:
-        self.why = self.why or f"{node.op.name} {how}"
+        if self.first is None:
+            self.first, self.how = node, how
         if not self.want:
             raise _Outside
         self.losses.append(torch.nan_to_num(loss, nan=0.0, posinf=1e3).sum())
 
 
-def _passes(program: Program, leaves: Mapping[str, torch.Tensor]) -> str:
-    """Empty when every node is inside its domain and every value in its format; else what is wrong first."""
+def _violation(program: Program, leaves: Mapping[str, torch.Tensor]) -> tuple[Node, str] | None:
+    """The first node that is outside its domain or overflows, and which of the two; None when all is safe."""
     watch = _Watch(leaves, losses=False)
     try:
         with torch.no_grad():
             evaluate(program.graph, dict(leaves), watch)
     except _Outside:
-        return watch.why or "not finite"
-    return ""
+        assert watch.first is not None
+        return watch.first, watch.how
+    return None
 
 
 def search(network: Network, program: Program, source: Source, restarts: int = RESTARTS) -> Found:
@@ -95,34 +100,39 @@ def search(network: Network, program: Program, source: Source, restarts: int = R
     start = time.perf_counter()
     rng = np.random.default_rng(source.choose(1 << 30))
     leaves = [v for v in network.leaves if v.uses or v.kind == "input"]
-    steps, why, contents = 0, "", {}
+    steps, violation, contents = 0, None, dict[str, np.ndarray]()
     for _ in range(restarts):
         contents = {v.name: draw_contents(v, source, rng) for v in leaves}
-        why = _passes(program, _tensors(leaves, contents))
-        if why:
-            taken, contents = _descend(program, leaves, contents)
+        violation = _violation(program, _tensors(leaves, contents))
+        if violation is not None:
+            taken, contents, violation = _descend(program, leaves, contents)
             steps += taken
-            why = _passes(program, _tensors(leaves, contents))
-        if not why:
+        if violation is None:
             break
-    return Found(contents, not why, steps, time.perf_counter() - start, why)
+    why = f"{violation[0].op.name} {violation[1]}" if violation else ""
+    return Found(contents, violation is None, steps, time.perf_counter() - start, why, violation[0].outputs[0] if violation else "")
 
 
 def _tensors(leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {v.name: to_torch(contents[v.name], v.format, torch.float64) for v in leaves}
 
 
-def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray]]:
-    """Adam on the losses of all operators reached, over every float leaf that has no range of its own."""
+def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray], tuple[Node, str] | None]:
+    """Adam on the losses of all operators reached, over every float leaf that has no range of its own.
+
+    Gradients are scaled per leaf, so that a loss far down a steep path moves its leaves as fast as one close by; rounding to
+    the declared formats is checked as soon as no loss is left.
+    """
     tensors = _tensors(leaves, contents)
     free = [v for v in leaves if v.format.is_float and v.low is None and v.high is None]
     for v in free:
         tensors[v.name].requires_grad_(True)
     params = [tensors[v.name] for v in free]
+    violation, found = _violation(program, {k: t.detach() for k, t in tensors.items()}), dict(contents)
     if not params:
-        return 0, dict(contents)
-    optimizer = torch.optim.Adam(params, lr=0.25)
-    taken = 0
+        return 0, found, violation
+    optimizer = torch.optim.Adam(params, lr=0.1)
+    best, stale, taken = float("inf"), 0, 0
     for taken in range(1, STEPS + 1):
         watch = _Watch(tensors, losses=True)
         try:
@@ -131,17 +141,22 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
             pass
         active = [x for x in watch.losses if x.requires_grad]
         if not active:
+            found.update({v.name: _rounded(tensors[v.name], v) for v in free})
+            violation = _violation(program, _tensors(leaves, found)) if not watch.losses else (watch.first, watch.how)  # type: ignore[assignment]
+            break
+        total = torch.stack(active).sum()
+        stale = 0 if float(total) < 0.98 * best else stale + 1
+        best = min(best, float(total))
+        if stale >= PATIENCE:
+            violation = (watch.first, watch.how)  # type: ignore[assignment]
             break
         optimizer.zero_grad()
-        torch.stack(active).sum().backward()  # pyright: ignore[reportUnknownMemberType]
+        total.backward()  # pyright: ignore[reportUnknownMemberType]
         for p in params:
             if p.grad is not None:
                 p.grad.nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
         optimizer.step()
-    found = dict(contents)
-    for v in free:
-        found[v.name] = _rounded(tensors[v.name], v)
-    return taken, found
+    return taken, found, violation
 
 
 def _rounded(tensor: torch.Tensor, v: Value) -> np.ndarray:

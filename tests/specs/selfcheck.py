@@ -44,7 +44,7 @@ def exceptions() -> dict[str, dict[str, str]]:
 def draw_one(op: Operator, seed: int) -> Generated | None:
     """A model with one node of this operator; None when the drawing found no fit."""
     menu = Menu(names=frozenset([op.key]), opsets=tuple(o for o in OPSETS if o >= op.since))
-    made = generate_from(Seeded(op.name, seed), 1, menu, elements=1024, check=False)
+    made = generate_from(Seeded(op.name, seed), 1, menu, elements=1024, check=False, wraps=False)
     return made if any(s.op == op.name for s in made.network.steps) else None
 
 

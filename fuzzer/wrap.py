@@ -1,0 +1,162 @@
+"""Wrapping a part of a finished network: as a function, an If branch, a Loop or Scan body, through a sequence or an optional.
+
+The network computes the same; what the compiler sees is another construct: its inliner, its sub-graph passes, its captures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fuzzer.network import Body, Function, Network, Step, Value
+from specs.draw import Source
+from specs.formats import BOOL, INT64
+from specs.rule import Misfit
+
+
+def wrap(network: Network, source: Source) -> Network:
+    """The network with one part wrapped in a drawn way, or unchanged where that way does not fit."""
+    if not network.steps:
+        return network
+    way = WAYS[source.choose(len(WAYS))]
+    try:
+        return way(network, source)
+    except Misfit:
+        return network
+
+
+def _part(network: Network, source: Source, most: int = 4) -> tuple[int, int, list[Value], list[Value]]:
+    """A run of steps with what flows in and out: (first, after last, inputs, outputs)."""
+    steps = network.steps
+    first = source.choose(len(steps))
+    last = min(len(steps), first + 1 + source.choose(most))
+    part = steps[first:last]
+    made = {id(v) for s in part for v in s.outputs if v is not None}
+    inputs = list({id(v): v for s in part for v in s.inputs if v is not None and id(v) not in made}.values())
+    needed = {id(v) for s in (*steps[:first], *steps[last:]) for v in s.inputs if v is not None} | {id(v) for v in network.outputs}
+    outputs = [v for s in part for v in s.outputs if v is not None and id(v) in needed]
+    if not outputs or any(s.bodies for s in part) or any(v.wrapper for v in (*inputs, *outputs)):
+        raise Misfit("nothing to wrap")
+    return first, last, inputs, outputs
+
+
+def _renamed(part: Sequence[Step], suffix: str, given: dict[int, Value]) -> tuple[list[Step], dict[int, Value]]:
+    """Copies of steps whose results have names of their own; `given` maps operands to what stands for them inside."""
+    inside = dict(given)
+    steps = list[Step]()
+    for s in part:
+        outputs: list[Value | None] = []
+        for v in s.outputs:
+            if v is not None:
+                inside[id(v)] = replace(v, name=v.name + suffix)
+            outputs.append(None if v is None else inside[id(v)])
+        steps.append(replace(s, inputs=[None if v is None else inside.get(id(v), v) for v in s.inputs], outputs=outputs))
+    return steps, inside
+
+
+def _spliced(network: Network, first: int, last: int, new: Sequence[Step], feature: str, values: Sequence[Value] = (), functions: Sequence[Function] = ()) -> Network:
+    steps = [*network.steps[:first], *new, *network.steps[last:]]
+    return replace(network, steps=steps, values=[*network.values, *values], functions=functions, features=network.features | {feature})
+
+
+def _function(network: Network, source: Source) -> Network:
+    first, last, inputs, outputs = _part(network, source)
+    name = f"part{first}"
+    body = Body(inputs, outputs, list(network.steps[first:last]))
+    call = Step(name, "assay.functions", list(inputs), list(outputs), {})
+    return _spliced(network, first, last, [call], "function", functions=[Function(name, body)])
+
+
+def _if(network: Network, source: Source) -> Network:
+    first, last, _, outputs = _part(network, source)
+    if any(None in v.shape for v in outputs):
+        raise Misfit("an If needs known shapes for its other branch")
+    taken, inside = _renamed(network.steps[first:last], "_then", {})
+    other = [replace(v, name=v.name + "_else") for v in outputs]
+    zeros = [Step("Constant", "", [], [v], {"value": np.zeros([d or 0 for d in v.shape], v.format.numpy)}) for v in other]
+    condition = Value("if_condition", BOOL, (), "input" if source.choose(2) else "initializer", uses=1)
+    step = Step("If", "", [condition], list(outputs), {})
+    step.bodies = {"then_branch": Body([], [inside[id(v)] for v in outputs], taken), "else_branch": Body([], other, zeros)}
+    return _spliced(network, first, last, [step], "If", [condition])
+
+
+def _loop(network: Network, source: Source) -> Network:
+    first, last, inputs, outputs = _part(network, source, most=2)
+    carried = [v for v in inputs if len(outputs) == 1 and v.shape == outputs[0].shape and v.format is outputs[0].format and v.kind in ("node", "input")]
+    if not carried:
+        raise Misfit("a Loop needs a part that keeps shape and type")
+    start, end = carried[0], outputs[0]
+    iteration, going, inner = Value("loop_i", INT64, (), "node"), Value("loop_going", BOOL, (), "node"), replace(start, name=f"{start.name}_carried", kind="node")
+    on = Value("loop_on", BOOL, (), "node")
+    steps, inside = _renamed(network.steps[first:last], "_body", {id(start): inner})
+    body = Body([iteration, going, inner], [on, inside[id(end)]], [Step("Identity", "", [going], [on], {}), *steps])
+    trips = Value("loop_trips", INT64, (), "initializer", content=np.asarray(1 + source.choose(3), np.int64), uses=1)
+    step = Step("Loop", "", [trips, None, start], [end], {}, bodies={"body": body})
+    return _spliced(network, first, last, [step], "Loop", [trips])
+
+
+def _scan(network: Network, source: Source) -> Network:
+    """An elementwise operator of one input, applied slice by slice along the first axis."""
+    at = source.choose(len(network.steps))
+    step = network.steps[at]
+    x, y = (step.inputs or [None])[0], step.outputs[0]
+    if len(step.inputs) != 1 or x is None or y is None or step.operator is None or step.operator.family not in ("elementwise", "activation") or not x.shape or x.shape != y.shape:
+        raise Misfit("a Scan needs an elementwise operator")
+    if 0 in x.shape or x.wrapper:
+        raise Misfit("nothing to scan")
+    a, b = replace(x, name=f"{x.name}_slice", shape=x.shape[1:], dims=None, kind="node"), replace(y, name=f"{y.name}_slice", shape=y.shape[1:], dims=None)
+    body = Body([a], [b], [replace(step, inputs=[a], outputs=[b])])
+    scan = Step("Scan", "", [x], [y], {"num_scan_inputs": 1}, bodies={"body": body})
+    return _spliced(network, at, at + 1, [scan], "Scan")
+
+
+def _through(network: Network, source: Source, kind: str) -> Network:
+    """One operand of one step takes the way through a sequence or an optional."""
+    at = source.choose(len(network.steps))
+    step = network.steps[at]
+    candidates = [i for i, v in enumerate(step.inputs) if v is not None and v.kind in ("node", "input") and not v.wrapper and v.low is None]
+    if not candidates or step.bodies:
+        raise Misfit("no operand to wrap")
+    i = candidates[source.choose(len(candidates))]
+    v = step.inputs[i]
+    assert v is not None
+    box, out = replace(v, name=f"{v.name}_{kind}", kind="node", wrapper=kind, dims=None), replace(v, name=f"{v.name}_again", kind="node", dims=None)
+    new, values = list[Step](), list[Value]()
+    if kind == "optional":
+        new = [Step("Optional", "", [v], [box], {}), Step("OptionalGetElement", "", [box], [out], {})]
+    else:
+        position = Value(f"{v.name}_position", INT64, (), "initializer", content=np.asarray(-1 if source.choose(2) else 0, np.int64), uses=1)
+        new = [Step("SequenceConstruct", "", [v] * (1 + source.choose(2)), [box], {}), Step("SequenceAt", "", [box, position], [out], {})]
+        values.append(position)
+    inputs = list(step.inputs)
+    inputs[i] = out
+    return _spliced(network, at, at + 1, [*new, replace(step, inputs=inputs)], kind, values)
+
+
+def _sequence(network: Network, source: Source) -> Network:
+    return _through(network, source, "sequence")
+
+
+def _optional(network: Network, source: Source) -> Network:
+    if network.opset < 15:
+        raise Misfit("Optional exists from opset 15 on")
+    return _through(network, source, "optional")
+
+
+def _symbolic(network: Network, source: Source) -> Network:
+    """Named dims for the graph inputs, and nothing declared about what follows from them."""
+    inputs = [v for v in network.inputs if v.shape]
+    if not inputs:
+        raise Misfit("no input has a dimension")
+    names = dict[int | None, str]()
+    for v in inputs:
+        v.dims = tuple(names.setdefault(d, f"d{len(names)}") if source.choose(4) else d for d in v.shape)
+    for v in network.values:
+        if v.kind == "node" and v.shape:
+            v.dims = tuple(None for _ in v.shape)
+    return replace(network, features=network.features | {"symbolic dimensions"})
+
+
+WAYS: tuple[Callable[[Network, Source], Network], ...] = (_function, _if, _loop, _scan, _sequence, _optional, _symbolic)

@@ -1,0 +1,76 @@
+"""The second opinion on a `wrong`: is it the backend, or is it us?
+
+Two independent evaluations speak before a finding is believed: our meanings run in the declared low precision, and ONNX's
+own reference implementation. If the first breaks the bound too, the bound is wrong; if the second breaks it in the same way
+as the backend, our meaning is wrong. Either way the finding is `ours`, and a defect to look at here, not upstream.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+
+from oracles.compare import compare
+from oracles.records import Outcome, Verdict
+from oracles.reference import Expected
+from specs.program import run
+from specs.rule import Unsupported
+
+VALUE_VERDICTS = ("wrong", "nonfinite", "mistyped", "imprecise")
+
+
+def second_opinion(model: bytes, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Expected], verdict: Verdict, outcome: Outcome) -> Verdict:
+    """The verdict as it stands, weakened to `likely` when nobody else could speak, or turned into `ours` with the reason."""
+    if verdict.verdict not in VALUE_VERDICTS:
+        return verdict
+    want = expected[verdict.output]
+    ours = _our_low_precision(model, inputs)
+    if ours is not None and compare("", "", verdict.output, want, ours.get(verdict.output)).verdict in VALUE_VERDICTS:
+        return replace(verdict, verdict="ours", grade=None, message="our own run in the declared precision breaks the bound as well")
+    theirs = _onnx_reference(model, inputs)
+    if theirs is None:
+        return verdict
+    answer = theirs.get(verdict.output)
+    if compare("", "", verdict.output, want, answer).verdict not in VALUE_VERDICTS:
+        return verdict
+    got = (outcome.outputs or {}).get(verdict.output)
+    if _agree(answer, got):
+        return replace(verdict, verdict="ours", grade=None, message="onnx.reference agrees with the backend, not with our meaning")
+    return replace(verdict, grade="likely")
+
+
+def _our_low_precision(model: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    try:
+        return run(model, inputs)
+    except (Unsupported, NotImplementedError):
+        return None
+    except RuntimeError as e:  # torch has no kernel for this type on the CPU
+        if "not implemented for" in str(e):
+            return None
+        raise
+
+
+def _onnx_reference(model: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """None when onnx.reference cannot run the model: it does not implement everything, and says so in many ways."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            evaluator = onnx.reference.ReferenceEvaluator(onnx.load_from_string(model))
+            return dict(zip(evaluator.output_names, evaluator.run(None, dict(inputs)), strict=True))  # type: ignore[arg-type]
+    except Exception:  # any failure of the reference only means that it has no opinion
+        return None
+
+
+def _agree(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return False
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return bool(np.allclose(a.astype(np.float64), b.astype(np.float64), 2e-2, 1e-3, equal_nan=True)) if a.dtype.kind not in "OUS" else bool((a == b).all())
