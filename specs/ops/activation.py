@@ -1,0 +1,332 @@
+"""Activation functions: Relu, PRelu, Elu, Gelu, HardSwish, Shrink, Clip ... and ONNX Runtime's own Gelu variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from specs import Draw, Rule, op, unary
+from specs.formats import UINT64, Format
+from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, both, finite, integers_exact, lipschitz, local, monotone
+from specs.pointwise import answer, choose_attrs, monotone_all, nan_free, ordered, piecewise
+from specs.program import Node
+from specs.terms import broadcast
+
+FLOAT32_EXACT = 2**24  # integers above it are not all representable in the float32 that attributes are computed with
+
+
+def _rounded(spread_of: Callable[[Any], float], rounding: Callable[[Any, Any, float], Any], cap: Callable[[Any], bool] = lambda node: False) -> ErrorRule:
+    """Propagation by a Lipschitz constant or, where `cap` says the function is monotone, by its ends; rounding(node, ball, y) in units of u."""
+
+    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        ball, y, form = balls[0], ys[0], node.out_formats[0]
+        assert ball is not None
+        u = policy.u(form)
+        own = rounding(node, ball.value, y) * u + policy.eta(form)
+        if ball.worst is None:
+            return answer(None, None, y, own)
+
+        def swing(e: Tensor) -> Tensor:
+            if not cap(node):
+                return e * spread_of(node)
+            e = finite(e)
+            low, high = (node.op.meaning(node, x) - y for x in (ball.value - e, ball.value + e))
+            return low.abs().maximum(high.abs())
+
+        worst, spread = both((swing(ball.worst), swing(ball.spread)), own)
+        return answer(worst, spread, y)
+
+    return rule
+
+
+# piecewise linear ------------------------------------------------------------------------------------------------------
+def _leaky_relu(a: Node, x: Tensor) -> Tensor:
+    return torch.where(x < 0, x * a.alpha, x)
+
+
+def _prelu(a: Node, x: Tensor, slope: Tensor) -> Tensor:
+    """Until opset 7 a vector of slopes belongs to the channels, axis 1."""
+    if a.version < 7 and slope.ndim == 1 and x.ndim > 2 and slope.shape[0] != 1:
+        slope = slope.reshape([-1] + [1] * (x.ndim - 2))
+    if a.in_formats[0] is UINT64:
+        return x
+    return torch.where(x < 0, slope * x, x)
+
+
+def _prelu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """A change of x counts max(1, |slope|) times where the sign is not sure; a change of the slope only where x may be negative."""
+    x, s = balls[0], balls[1]
+    assert x is not None
+    assert s is not None
+    y, own = ys[0], local(policy, node.out_formats[0], ys[0])
+    if x.worst is None and s.worst is None:
+        return answer(None, None, y, own)
+
+    def swing(e: Any, d: Any) -> Tensor:
+        zero = torch.zeros((), dtype=torch.float64)
+        e, d = zero if e is None else e, zero if d is None else d
+        steep = s.value.abs() + d
+        factor = torch.where(x.value - e >= 0, 1.0, torch.where(x.value + e < 0, steep, steep.clamp(min=1.0)))
+        return factor * e + d * (-(x.value - e)).clamp(min=0)
+
+    return answer(swing(x.worst, s.worst), swing(x.spread, s.spread), y, own)
+
+
+unary("Relu", torch.relu, error=nan_free(monotone(rounds=False)), proxy=lambda x: torch.where(x < 0, x * 0.1, x))
+unary(
+    "LeakyRelu",
+    _leaky_relu,
+    error=_rounded(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 2, lambda a: a.alpha >= 0),
+    attrs=lambda g: choose_attrs(g, alpha=[0.1, 0.01, 0.5, 1.5, 0.0, -0.3]),
+)
+
+
+@op("PRelu", meaning=_prelu, error=integers_exact(_prelu_error))
+def prelu(g: Draw) -> Rule:
+    x = g.operand(low=0)
+    slope = g.broadcastable(x, role="weight", within=True)
+    return Rule([x, slope], [x])
+
+
+# exponential -----------------------------------------------------------------------------------------------------------
+def _elu(a: Node, x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, x.clamp(max=0).expm1() * a.alpha)
+
+
+def _selu(a: Node, x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, x.clamp(max=0).expm1() * a.alpha) * a.gamma
+
+
+def _celu(a: Node, x: Tensor) -> Tensor:
+    return x.clamp(min=0) + (x.clamp(max=0) / a.alpha).expm1() * a.alpha
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return x.clamp(min=0) + (-x.abs()).exp().log1p()
+
+
+unary(
+    "Elu",
+    _elu,
+    error=_rounded(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 4 + 4 * abs(a.alpha), lambda a: a.alpha >= 0),
+    attrs=lambda g: choose_attrs(g, alpha=[1.0, 0.5, 2.0, 0.1, -0.5]),
+)
+unary(
+    "Selu",
+    _selu,
+    error=_rounded(lambda a: abs(a.gamma) * max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 4 + 8 * abs(a.alpha * a.gamma), lambda a: a.alpha >= 0),
+    attrs=lambda g: choose_attrs(g, alpha=[1.5, 0.5, 2.0], gamma=[1.0, 0.7, 2.0]),
+)
+unary(
+    "Celu",
+    _celu,
+    # For a positive alpha |x / alpha| exp(x / alpha) stays below 1/e; for a negative one the exponential grows with its argument.
+    error=_rounded(
+        lambda a: INF,
+        lambda a, x, y: y.abs() * (4 + ((x / a.alpha).abs() if a.alpha < 0 else 0)) + 4 * abs(a.alpha),
+        lambda a: True,
+    ),
+    attrs=lambda g: choose_attrs(g, alpha=[1.0, 0.5, 2.0, 4.0]),
+)
+unary("Softplus", _softplus, error=monotone(8, 4))
+unary("Softsign", F.softsign, error=monotone(4))
+
+
+# smooth gates ----------------------------------------------------------------------------------------------------------
+def _gelu(a: Node, x: Tensor) -> Tensor:
+    return F.gelu(x, approximate=a.approximate)
+
+
+def _swish(a: Node, x: Tensor) -> Tensor:
+    return x * (x * a.alpha).sigmoid()
+
+
+def _gate_rounding(a: Any, x: Tensor, y: Tensor) -> Tensor:
+    """A sigmoid within 6 u s + 4 u of an argument that was itself rounded, times x."""
+    return x.abs() * 4.5 + y.abs() * 7
+
+
+# Largest slopes: Gelu 1.129 (either form), Mish 1.089, HardSwish 1.5, x sigmoid(alpha x) 1.0998 for every alpha.
+unary(
+    "Gelu",
+    _gelu,
+    error=_rounded(lambda a: 1.13, lambda a, x, y: x.abs() * 4 + y.abs() * 3),
+    since=20,
+    attrs=lambda g: choose_attrs(g, approximate=["tanh", "none"]),
+)
+unary("Mish", F.mish, error=lipschitz(1.09, 4, relative_to_input=True), since=18)
+unary("HardSwish", F.hardswish, error=lipschitz(1.5, 3, relative_to_input=True), since=14)
+unary("Swish", _swish, error=_rounded(lambda a: 1.1, _gate_rounding), since=24, attrs=lambda g: choose_attrs(g, alpha=[1.0, 1.702, 0.5, -1.0, 0.0]))
+
+
+# clipped and thresholded -----------------------------------------------------------------------------------------------
+def _hard_sigmoid(a: Node, x: Tensor) -> Tensor:
+    return (x * a.alpha + a.beta).clamp(0, 1)
+
+
+def _hard_sigmoid_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """Both ends of the line before it is clipped: a saturated element is exact."""
+    ball, y, form = balls[0], ys[0], node.out_formats[0]
+    assert ball is not None
+    part = ball.value * node.alpha
+    line, own = part + node.beta, policy.eta(form)
+    rounding = (part.abs() * 3 + 2 * abs(node.beta)) * policy.u(form) + own
+
+    def swing(e: Any) -> Tensor:
+        reach = rounding if e is None else finite(e) * abs(node.alpha) + rounding
+        return ((line + reach).clamp(0, 1) - y).abs().maximum(((line - reach).clamp(0, 1) - y).abs())
+
+    return answer(swing(ball.worst), swing(ball.spread), y, y.abs() * policy.u(form))
+
+
+def _hard_sigmoid_proxy(a: Node, x: Tensor) -> Tensor:
+    line = x * a.alpha + a.beta
+    return line.clamp(0, 1) + (line - line.clamp(0, 1)) * 0.01
+
+
+unary("HardSigmoid", _hard_sigmoid, error=_hard_sigmoid_error, proxy=_hard_sigmoid_proxy, attrs=lambda g: choose_attrs(g, alpha=[0.5, 1.0, 0.1, -0.2], beta=[0.0, 0.3, 1.0]))
+
+
+def _thresholded_relu(a: Node, x: Tensor) -> Tensor:
+    return torch.where(x > a.alpha, x, torch.zeros_like(x))
+
+
+def _shrink(a: Node, x: Tensor) -> Tensor:
+    if not x.is_floating_point():  # computed in floats and truncated
+        if a.in_formats[0] is UINT64:
+            return torch.where(ordered(x, UINT64) > ordered(torch.tensor(int(max(0.0, a.lambd))), UINT64), x - int(a.bias), 0)
+        wide = x.double()
+        return torch.where(x < -a.lambd, wide + a.bias, torch.where(x > a.lambd, wide - a.bias, 0.0)).to(x.dtype)
+    return torch.where(x < -a.lambd, x + a.bias, torch.where(x > a.lambd, x - a.bias, torch.zeros_like(x)))
+
+
+def _shrink_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """Jumps at both thresholds; integers are decided while a float32 holds them."""
+    form: Format = node.out_formats[0]
+    if form.is_float:
+        return _shrink_edges(node, policy, balls, ys)
+    ball, y = balls[0], ys[0]
+    assert ball is not None
+    bad = (ball.value.abs() >= FLOAT32_EXACT) | (ball.value < 0 if form is UINT64 else torch.zeros_like(y, dtype=torch.bool))
+    if ball.worst is not None:
+        bad = bad | ~(ball.worst == 0)
+    if not bool(bad.any()):
+        return answer(None, None, y)
+    r = torch.zeros(y.shape, dtype=torch.float64).masked_fill(bad, INF)
+    return [(r, r)]
+
+
+_shrink_edges = piecewise(lambda a: [-a.lambd, a.lambd], 2)
+
+
+def _clip(a: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """min(max(x, low), high): a lower end above the upper one yields the upper one. Attributes until opset 11."""
+    if a.version < 11:
+        return x if a.min is None and a.max is None else x.clamp(a.min, a.max)
+    form = a.in_formats[0]
+    y = ordered(x, form)
+    if low is not None:
+        y = y.maximum(ordered(low, form).reshape(()))
+    if high is not None:
+        y = y.minimum(ordered(high, form).reshape(()))
+    return ordered(y, form)
+
+
+def _clip_proxy(a: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    y = _clip(a, x, low, high)
+    return y + (x - y) * 0.01
+
+
+unary(
+    "ThresholdedRelu",
+    _thresholded_relu,
+    error=piecewise(lambda a: [a.alpha], rounds=False),
+    proxy=lambda a, x: torch.where(x > a.alpha, x, x * 0.01),
+    attrs=lambda g: choose_attrs(g, alpha=[1.0, 0.5, 0.0, 2.0, -0.5]),
+)
+
+
+@op("Shrink", meaning=_shrink, error=_shrink_error)
+def shrink(g: Draw) -> Rule:
+    x = g.operand(low=0)
+    if g.type("T").is_float:
+        return Rule([x], [x], choose_attrs(g, lambd=[0.5, 1.0, 0.0, 1.5], bias=[0.5, 1.0, 0.25, 2.0, -0.5]))
+    attrs = choose_attrs(g, lambd=[1.0, 2.0, 1.5], bias=[1.0])
+    return Rule([x], [x], attrs if "lambd" in attrs else {})  # a bias above the threshold would leave an unsigned type
+
+
+@op("Clip", meaning=_clip, error=monotone_all(), proxy=_clip_proxy)
+def clip(g: Draw) -> Rule:
+    """Bounds fresh (mostly constants) or any scalar of the network, in order or, rarely, crossed."""
+    x = g.operand(low=0)
+    form, kind = g.type("T"), g.choose(16)
+    ends = (0, 3) if form.kind == "uint" else (-2, 0)
+    uppers = (ends[1], ends[1] + 6) if form.kind == "uint" else (0, 4)
+    if kind == 15 and g.opset >= 13:
+        ends, uppers = uppers, ends
+    inputs: list[Any] = [x]
+    for low, high in (ends, uppers):
+        choice = g.choose(8)
+        if choice == 7:
+            inputs.append(g.operand(rank=0))
+        elif choice >= 5:
+            g.skip()
+            inputs.append(None)
+        else:
+            inputs.append(g.given([], low, high, role="weight"))
+    return Rule(inputs, [x])
+
+
+# ONNX Runtime's own ----------------------------------------------------------------------------------------------------
+def _fast_gelu(a: Node, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.gelu(x if bias is None else x + bias, approximate="tanh")
+
+
+def _quick_gelu(a: Node, x: Tensor) -> Tensor:
+    return x * (x * (1.702 if a.alpha is None else a.alpha)).sigmoid()
+
+
+def _biased_gelu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """Gelu of a rounded sum."""
+    x, bias, y, form = balls[0], balls[1] if len(balls) > 1 else None, ys[0], node.out_formats[0]
+    assert x is not None
+    u = policy.u(form)
+    total, own = x.value, y.abs() * (3 * u) + policy.eta(form)
+    worst, spread = x.worst, x.spread
+    if bias is not None:
+        total = total + bias.value
+        own = own + (x.value.abs() + bias.value.abs()) * (1.13 * u)
+        (worst, spread) = both((worst, spread), bias.worst) if bias.worst is not None else (worst, spread)
+    own = own + total.abs() * (4 * u)
+    return answer(None if worst is None else worst * 1.13, None if spread is None else spread * 1.13, y, own)
+
+
+MICROSOFT = "com.microsoft"
+
+
+@op("Gelu", meaning=lambda a, x: F.gelu(x), error=_rounded(lambda a: 1.13, lambda a, x, y: x.abs() * 4 + y.abs() * 3), domain=MICROSOFT)
+def microsoft_gelu(g: Draw) -> Rule:
+    x = g.operand()
+    return Rule([x], [x])
+
+
+@op("QuickGelu", meaning=_quick_gelu, error=_rounded(lambda a: 1.1, _gate_rounding), domain=MICROSOFT)
+def quick_gelu(g: Draw) -> Rule:
+    x = g.operand()
+    return Rule([x], [x], choose_attrs(g, alpha=[1.702, 1.0, 0.5, -1.0]))
+
+
+@op("FastGelu", meaning=_fast_gelu, error=_biased_gelu_error, domain=MICROSOFT)
+def fast_gelu(g: Draw) -> Rule:
+    x = g.operand(rank=(1, 4))
+    return Rule([x, g.operand(like=[x[-1]], role="weight") if g.flag() else None], [x])
+
+
+@op("BiasGelu", meaning=lambda a, x, bias: F.gelu(x + bias), error=_biased_gelu_error, domain=MICROSOFT)
+def bias_gelu(g: Draw) -> Rule:
+    x = g.operand(rank=(1, 4))
+    return Rule([x, g.operand(like=[x[-1]], role="weight")], [x])
