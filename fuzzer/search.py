@@ -23,9 +23,11 @@ from specs.numerics import outputs
 from specs.program import Node, Program, evaluate, to_torch, wrap
 
 HEADROOM = 0.25  # values stay below this share of the format's largest number
-STEPS = 40
-PATIENCE = 8  # steps without progress before a start is given up
-RESTARTS = 3
+CANDIDATES = 4  # contents drawn before the best of them is descended from
+STEPS = 30
+PATIENCE = 5  # steps without progress before a start is given up
+RATE = 0.2
+RESTARTS = 2
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,18 @@ def search(network: Network, program: Program, source: Source, restarts: int = R
     start = time.perf_counter()
     rng = np.random.default_rng(source.choose(1 << 30))
     leaves = [v for v in network.leaves if v.uses or v.kind == "input"]
+    order = {node.outputs[0]: i for i, node in enumerate(program.graph.nodes)}
     steps, violation, contents = 0, None, dict[str, np.ndarray]()
     for _ in range(restarts):
-        contents = {v.name: draw_contents(v, source, rng) for v in leaves}
-        violation = _violation(program, _tensors(leaves, contents))
+        furthest = -1
+        for _ in range(CANDIDATES):
+            drawn = {v.name: draw_contents(v, source, rng) for v in leaves}
+            found = _violation(program, _tensors(leaves, drawn))
+            if found is None or order.get(found[0].outputs[0], 0) > furthest:
+                contents, violation = drawn, found
+                furthest = order.get(found[0].outputs[0], 0) if found else furthest
+            if found is None:
+                break
         if violation is not None:
             taken, contents, violation = _descend(program, leaves, contents)
             steps += taken
@@ -118,10 +128,10 @@ def _tensors(leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> dic
 
 
 def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray], tuple[Node, str] | None]:
-    """Adam on the losses of all operators reached, over every float leaf that has no range of its own.
+    """Descent on the losses of all operators reached, over every float leaf that has no range of its own.
 
-    Gradients are scaled per leaf, so that a loss far down a steep path moves its leaves as fast as one close by; rounding to
-    the declared formats is checked as soon as no loss is left.
+    Steps are scaled by the leaf's own largest gradient, so that a loss far down a steep path moves its leaves as fast as one
+    close by; rounding to the declared formats is checked as soon as no loss is left.
     """
     tensors = _tensors(leaves, contents)
     free = [v for v in leaves if v.format.is_float and v.low is None and v.high is None]
@@ -131,7 +141,6 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
     violation, found = _violation(program, {k: t.detach() for k, t in tensors.items()}), dict(contents)
     if not params:
         return 0, found, violation
-    optimizer = torch.optim.Adam(params, lr=0.1)
     best, stale, taken = float("inf"), 0, 0
     for taken in range(1, STEPS + 1):
         watch = _Watch(tensors, losses=True)
@@ -145,17 +154,18 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
             violation = _violation(program, _tensors(leaves, found)) if not watch.losses else (watch.first, watch.how)  # type: ignore[assignment]
             break
         total = torch.stack(active).sum()
-        stale = 0 if float(total) < 0.98 * best else stale + 1
-        best = min(best, float(total))
+        size = float(total.detach())
+        stale = 0 if size < 0.97 * best else stale + 1
+        best = min(best, size)
         if stale >= PATIENCE:
             violation = (watch.first, watch.how)  # type: ignore[assignment]
             break
-        optimizer.zero_grad()
-        total.backward()  # pyright: ignore[reportUnknownMemberType]
-        for p in params:
-            if p.grad is not None:
-                p.grad.nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
-        optimizer.step()
+        gradients = torch.autograd.grad(total, params, allow_unused=True)
+        with torch.no_grad():
+            for p, g in zip(params, gradients, strict=True):
+                if g is not None and g.numel():
+                    g = g.nan_to_num(nan=0.0, posinf=1.0, neginf=-1.0)
+                    p -= RATE * (1 + p.abs()) * g / g.abs().amax().clamp(min=1e-30)
     return taken, found, violation
 
 

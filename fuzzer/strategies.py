@@ -42,6 +42,10 @@ class Example(Case):
         inputs = "\n".join(f"  {name} = {_short(a)}" for name, a in self.inputs.items())
         return f"\n{onnx.printer.to_text(self.proto.graph)}\n{inputs}\n"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Hypothesis prints dataclasses field by field unless they say how."""
+        printer.text(repr(self))
+
 
 def _short(a: np.ndarray) -> str:
     return f"{a.dtype}{list(a.shape)} " + np.array2string(a, threshold=32, max_line_width=120).replace("\n", "\n      ")
