@@ -165,8 +165,8 @@ def conv_transpose(g: Draw) -> Rule:
         steps.append((k, s, d, extra, whole, begin, end))
     out: list[Dim] = [s * size if same else whole - begin - end for size, (_, s, _, _, whole, begin, end) in zip(space, steps, strict=True)]
     attrs: dict[str, Any] = {} if auto == "NOTSET" else {"auto_pad": auto}
-    if shaped and known(*out):
-        out = [max(1, o - g.choose(4)) for o in out]
+    if shaped and known(*out):  # shape inference gives up where the result would be smaller than the operand
+        out = [o - g.int(0, min(3, o - size)) for o, size in zip(out, space, strict=True)]
         attrs["output_shape"] = out
     for o in out:
         g.require(o >= 1)

@@ -26,9 +26,11 @@ def _lowest(x: Tensor) -> float:
     return -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
 
 
-def _native(a: Node, axes: Sequence[Axis]) -> bool:
+def _native(a: Node, axes: Sequence[Axis], x: Tensor) -> bool:
     """Whether torch's own pool does it. The reference never uses it: it is what the torch backend puts to the test."""
-    return a.promote is None and symmetric(axes) and len(axes) in _MAX and all(0 < w.out and 2 * w.begin <= w.kernel for w in axes)
+    if a.promote is not None or not symmetric(axes) or len(axes) not in _MAX or not x.numel():
+        return False
+    return all(0 < w.out and 2 * w.begin <= w.kernel for w in axes) and (len(axes) > 1 or x.is_floating_point())
 
 
 def _window_dims(axes: Sequence[Axis]) -> list[int]:
@@ -45,7 +47,7 @@ def _max_pool(a: Node, x: Tensor) -> Any:
     """Padding never wins. An index counts through the whole tensor; storage_order 1 counts the space column by column."""
     axes = place(a, x.shape[2:], a.kernel_shape)
     indices = len(a.outputs) > 1 and bool(a.outputs[1])
-    if not indices and _native(a, axes):
+    if not indices and _native(a, axes, x):
         return _MAX[len(axes)](
             x, [w.kernel for w in axes], [w.stride for w in axes], [w.begin for w in axes], [w.dilation for w in axes], ceil_mode=any(w.reach > w.end for w in axes)
         )
@@ -101,7 +103,7 @@ def max_pool(g: Draw) -> Rule:
     """Of floats and bytes, with or without the indices."""
     x = g.operand(rank=(3, 5), low=0)
     n, c, *space = x
-    for d in space:
+    for d in (c, *space):
         g.require(d >= 1)
     w = slide(g, space, ceil=True, inside=True)
     _in_room(g, n, c, *w.out)
@@ -123,7 +125,7 @@ def _in_room(g: Draw, *shape: Any) -> None:
 def _average_pool(a: Node, x: Tensor) -> Tensor:
     """The mean over the elements inside the input, or inside input and pads; what ceil_mode adds behind them never counts."""
     axes = place(a, x.shape[2:], a.kernel_shape)
-    if _native(a, axes) and all(w.dilation == 1 for w in axes) and not (len(axes) == 3 and _half(a, x)):
+    if _native(a, axes, x) and all(w.dilation == 1 for w in axes) and not (len(axes) == 3 and _half(a, x)):
         return _MEAN[len(axes)](
             x, [w.kernel for w in axes], [w.stride for w in axes], [w.begin for w in axes], any(w.reach > w.end for w in axes), bool(a.count_include_pad)
         )
@@ -164,7 +166,7 @@ def average_pool(g: Draw) -> Rule:
     """Whether padding counts matters only where there is some, but is drawn everywhere."""
     x = g.operand(rank=(3, 5), low=0)
     n, c, *space = x
-    for d in space:
+    for d in (c, *space):
         g.require(d >= 1)
     w = slide(g, space, ceil=True, inside=True, dilate=g.opset >= 19)
     _in_room(g, n, c, *w.out)
@@ -249,7 +251,7 @@ def lp_pool(g: Draw) -> Rule:
     """The p-norm of the elements of a window; padding adds nothing."""
     x = g.operand(rank=(3, 5), low=0)
     n, c, *space = x
-    for d in space:
+    for d in (c, *space):
         g.require(d >= 1)
     w = slide(g, space, ceil=g.opset >= 18, inside=True, dilate=g.opset >= 18)
     _in_room(g, n, c, *w.out)
@@ -279,7 +281,7 @@ def _space_terms(node: Node, values: Sequence[Any]) -> float:
 def _global(g: Draw) -> tuple[Any, list[Any]]:
     x = g.operand(rank=(3, 5), low=0)
     n, c, *space = x
-    for d in space:
+    for d in (c, *space):
         g.require(d >= 1)
     return x, [n, c, *[1] * len(space)]
 
