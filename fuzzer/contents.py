@@ -18,10 +18,10 @@ def draw_contents(v: Value, source: Source, rng: np.random.Generator) -> np.ndar
         return _ranged(v, shape, rng)
     form = v.format
     if form.kind == "bool":
-        return rng.random(shape) < 0.5
+        return np.asarray(rng.random(shape) < 0.5)
     if form.is_integer:
         span = 6 if source.choose(4) < 3 else min(100, int(form.largest))
-        return rng.integers(max(-span, int(form.lowest)), span + 1, shape).astype(form.numpy)
+        return np.asarray(rng.integers(max(-span, int(form.lowest)), span + 1, shape)).astype(form.numpy)
     return regime(REGIMES[source.choose(len(REGIMES))], shape, form, rng)
 
 
@@ -50,6 +50,6 @@ def _ranged(v: Value, shape: list[int], rng: np.random.Generator) -> np.ndarray:
     if v.format.is_float:
         return np.asarray(rng.uniform(low, high, shape)).astype(v.format.numpy)
     if not v.unique or not shape:
-        return rng.integers(int(low), int(high) + 1, shape).astype(v.format.numpy)
+        return np.asarray(rng.integers(int(low), int(high) + 1, shape)).astype(v.format.numpy)
     rows = [rng.choice(np.arange(int(low), int(high) + 1), shape[-1], replace=False) for _ in range(int(np.prod(shape[:-1])))]
     return np.asarray(rows).reshape(shape).astype(v.format.numpy)

@@ -58,6 +58,7 @@ class _Watch:
     def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
         if node.op.name == "Constant" and node.outputs[0] in self.leaves:
             return [self.leaves[node.outputs[0]]]
+        before = len(self.losses)
         if node.op.safe is not None:
             for loss in node.op.safe(node, *args):
                 if loss.numel() and not bool(loss.amax() <= 0):
@@ -70,6 +71,8 @@ class _Watch:
                 continue
             limit = HEADROOM * form.largest
             if not bool(y.abs().amax() <= limit):
+                if len(self.losses) > before and not bool(torch.isfinite(y).all()):
+                    raise _Outside  # the domain's own loss leads back; a NaN in a second one would erase its gradient
                 size = y.abs()
                 over = torch.where(size > limit, (size.clamp(min=1e-30) / limit).log1p(), torch.zeros_like(size))
                 self._violated(node, over, "overflows")

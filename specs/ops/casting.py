@@ -183,7 +183,7 @@ def _float_to_integer(ball: Ball, y: Tensor, target: Format) -> Sequence[Radii]:
     x = ball.value
 
     def inside(v: Tensor) -> Tensor:
-        return (v > target.lowest - 1) & (v < target.largest + 1)
+        return (v > float(target.lowest) - 1) & (v < float(target.largest) + 1)
 
     if ball.worst is None:
         bad = ~inside(x)
