@@ -1,0 +1,372 @@
+"""Reductions (ReduceSum ... ReduceLogSumExp), ArgMax and ArgMin, cumulative sums and products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from specs import Draw, Rule, op
+from specs.contraction import accumulated, growth, overflowing
+from specs.formats import FLOATS, UINT64, Format
+from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, both, exact_whole, finite, gamma, local, settle, undecidable
+from specs.pointwise import as_float, nan_free, ordered, trunc_divide
+from specs.program import Node, wrap
+
+#: (node, x, dims, keep): a reduction over at least one dim.
+Reducer = Callable[[Node, Tensor, tuple[int, ...], bool], Tensor]
+
+
+class Over(NamedTuple):
+    """One reduction's dims, and tensors of the operand's shape reduced over them."""
+
+    dims: tuple[int, ...]
+    keep: bool
+    n: int
+
+    def view(self, t: Tensor) -> Tensor:
+        """Reducing over no dim at all is reducing over a new dim of size 1."""
+        return t if self.dims else t.unsqueeze(-1)
+
+    def reduce(self, f: Callable[[Tensor, tuple[int, ...], bool], Tensor], t: Tensor) -> Tensor:
+        return f(self.view(t), self.dims or (-1,), self.keep and bool(self.dims))
+
+    def sum(self, t: Tensor) -> Tensor:
+        return self.reduce(torch.sum, t)
+
+    def prod(self, t: Tensor) -> Tensor:
+        return self.reduce(_products, t)
+
+
+def over(a: Node, x: Tensor, axes: Tensor | None = None) -> Over:
+    """Axes came as an attribute and became an input; an empty list of them means all, or none with noop_with_empty_axes."""
+    chosen: list[int] = (a.axes or []) if axes is None else axes.reshape(-1).tolist()
+    if chosen:
+        dims = tuple(i % x.dim() for i in chosen)
+    else:
+        dims = () if a.noop_with_empty_axes else tuple(range(x.dim()))
+    return Over(dims, bool(a.keepdims), math.prod(x.shape[i] for i in dims))
+
+
+def reduced(f: Reducer) -> Callable[..., Tensor]:
+    """The meaning of a reduction from what it does over given dims."""
+
+    def meaning(a: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
+        o = over(a, x, axes)
+        return o.reduce(lambda t, dims, keep: f(a, t, dims, keep), x)
+
+    return meaning
+
+
+# what each does over its dims --------------------------------------------------------------------------------------------
+def _products(x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    for i in sorted((d % x.dim() for d in dims), reverse=True):
+        x = x.prod(i, keepdim=keep, dtype=x.dtype)
+    return x
+
+
+def _prod(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    return _products(x, dims, keep)
+
+
+def _sum(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    return x.sum(dims, keep, dtype=x.dtype)
+
+
+def _mean(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    """Over integers the wrapped sum divided toward zero, as numpy and C do."""
+    if x.is_floating_point():
+        return x.mean(dims, keep)
+    form = a.in_formats[0]
+    total = wrap(x.sum(dims, keep, dtype=x.dtype), form)
+    n = math.prod(x.shape[i] for i in dims)
+    return trunc_divide(total, torch.full_like(total, n), form)
+
+
+def _extreme(largest: bool) -> Reducer:
+    def f(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+        form = a.in_formats[0]
+        if 0 in (x.shape[i] for i in dims):  # the neutral element; torch refuses
+            shape = x.sum(dims, keep).shape
+            if x.is_floating_point():
+                return x.new_full(shape, -INF if largest else INF)
+            if form is UINT64:
+                return x.new_full(shape, 0 if largest else -1)
+            assert form is not None
+            return x.new_full(shape, int(form.lowest if largest else form.largest))
+        x = ordered(x, form)
+        return ordered(x.amax(dims, keep) if largest else x.amin(dims, keep), form)
+
+    return f
+
+
+def _l1(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    return (x if a.in_formats[0] is UINT64 else x.abs()).sum(dims, keep, dtype=x.dtype)
+
+
+def _sum_square(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    return (x * x).sum(dims, keep, dtype=x.dtype)
+
+
+def _l2(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    """vector_norm accumulates halves in float32, and has a derivative at zero."""
+    if x.is_floating_point():
+        return torch.linalg.vector_norm(x, 2, dims, keep)
+    total = wrap(_sum_square(a, x, dims, keep), a.in_formats[0])
+    return total.double().sqrt().to(x.dtype)
+
+
+def _log_sum(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    if x.is_floating_point():
+        return x.sum(dims, keep).log()
+    return wrap(x.sum(dims, keep, dtype=x.dtype), a.in_formats[0]).double().log().to(x.dtype)
+
+
+def _log_sum_exp(a: Node, x: Tensor, dims: tuple[int, ...], keep: bool) -> Tensor:
+    if not x.is_floating_point():
+        return torch.logsumexp(x.double(), dims, keep).to(x.dtype)
+    if 0 in (x.shape[i] for i in dims):
+        return x.exp().sum(dims, keep).log()
+    return torch.logsumexp(x, dims, keep)
+
+
+# errors --------------------------------------------------------------------------------------------------------------
+def _setting(node: Node, balls: Sequence[Ball | None]) -> tuple[Ball, Over] | None:
+    """The operand and what is reduced; None when the axes are not known for sure."""
+    ball, axes = balls[0], balls[1] if len(balls) > 1 else None
+    assert ball is not None
+    if axes is not None and axes.worst is not None:
+        return None
+    return ball, over(node, ball.value, axes.value if axes is not None else None)
+
+
+#: (node, policy, form, ball, over, y) -> radii of a float result
+FloatRule = Callable[[Node, Policy, Format, Ball, Over, Tensor], Radii]
+
+
+def _floats(rule: FloatRule, integers: ErrorRule = exact_whole) -> ErrorRule:
+    """`rule` for float operands, `integers` for the others, with the operand and the dims looked up."""
+
+    def chosen(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        form = node.out_formats[0]
+        if form is None or not form.is_float:
+            return integers(node, policy, balls, ys)
+        found = _setting(node, balls)
+        if found is None:
+            return undecidable(node, policy, balls, ys)
+        worst, spread = rule(node, policy, form, *found, ys[0])
+        return [(settle(worst), settle(spread))] if worst is not None else [(worst, spread)]
+
+    return chosen
+
+
+def _joined(inherited: Callable[[Tensor], Tensor], ball: Ball, own: tuple[Tensor, Tensor], quadratic: Callable[[Tensor], Tensor]) -> Radii:
+    """worst: inherited(e) + own; spread: the inherited variance quadratic(e) and own in quadrature."""
+    if ball.worst is None:
+        return own
+    return inherited(finite(ball.worst)) + own[0], (quadratic(finite(ball.spread).clamp(max=1e150)) + own[1].square()).sqrt()
+
+
+def _sum_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
+    own = accumulated(policy, form, o.sum(ball.value.abs()), o.n)
+    return _joined(o.sum, ball, own, lambda e: o.sum(e.square()))
+
+
+def _mean_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
+    total, n = o.sum(ball.value.abs()), max(1, o.n)
+    own = accumulated(policy, form, total / n, o.n, extra=2.5, total=total)
+    return _joined(lambda e: o.sum(e) / n, ball, own, lambda e: o.sum(e.square()) / n**2)
+
+
+def _squares(o: Over, x: Tensor) -> Tensor:
+    return o.sum(x.square())
+
+
+def _factors(o: Over, x: Tensor) -> Tensor:
+    return o.prod(x.clamp(min=1.0))
+
+
+def _counted(reach: Callable[[Over, Tensor], Tensor], adds: bool = False, divides: bool = False) -> ErrorRule:
+    """Integer reductions: exact as long as nothing on the way, `reach(|x|)`, can leave the range; beyond, backends wrap or saturate.
+
+    adds     radii add up (ReduceSum); otherwise an inexact operand makes everything undecided
+    divides  a negative mean that is no integer: nothing says whether it is rounded down or toward zero
+    """
+
+    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        found, form, y = _setting(node, balls), node.in_formats[0], ys[0]
+        if found is None or (found[0].worst is not None and (not adds or form is UINT64)):
+            return undecidable(node, policy, balls, ys)
+        ball, o = found
+        size = as_float(ball.value, form, torch.float64).abs()
+        worst = spread = None
+        if ball.worst is not None:
+            size = size + finite(ball.worst)
+            worst, spread = o.sum(finite(ball.worst)), o.sum(finite(ball.spread).clamp(max=1e150).square()).sqrt()
+        over_ = reach(o, size) > form.largest
+        if divides:
+            open_ = ((y < 0) & (o.sum(ball.value) != y * o.n)).double() if form.kind == "int" else None
+            worst = spread = open_ if open_ is not None and bool(open_.any()) else None
+        if bool(over_.any()):
+            zero = torch.zeros(y.shape, dtype=torch.float64)
+            worst, spread = ((zero if r is None else r).masked_fill(over_, INF) for r in (worst, spread))
+        return [EXACT if worst is None else (settle(worst), settle(spread))]
+
+    return rule
+
+
+def _extreme_error(largest: bool) -> ErrorRule:
+    """Monotone in every element: the result moves no further than both ends of the intervals say, and is not rounded."""
+
+    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        found = _setting(node, balls)
+        if found is None or (found[0].worst is not None and node.out_formats[0] is UINT64):
+            return undecidable(node, policy, balls, ys)
+        ball, o = found
+        if ball.worst is None or not ball.value.numel():
+            return [EXACT]
+        x, y = ball.value.double(), ys[0].double()
+
+        def swing(e: Tensor) -> Tensor:
+            ends = [o.reduce(torch.amax if largest else torch.amin, x + s * finite(e)) for s in (-1.0, 1.0)]
+            return settle((ends[0] - y).abs().maximum((ends[1] - y).abs()))
+
+        return [(swing(ball.worst), swing(ball.spread))]
+
+    return nan_free(rule)
+
+
+def _l1_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
+    return _joined(o.sum, ball, accumulated(policy, form, y, o.n), lambda e: o.sum(e.square()))
+
+
+def _sum_square_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
+    x = ball.value.abs()
+    return _joined(lambda e: o.sum((2 * x + e) * e), ball, accumulated(policy, form, y, o.n), lambda e: o.sum(((2 * x + e) * e).square()))
+
+
+def _l2_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
+    """The root between its ends: squares that are flushed make a small norm absolutely uncertain."""
+    squares, last = y.square(), local(policy, form, y, 2)
+
+    def root(e: Tensor) -> Tensor:
+        return torch.where(squares <= e, (squares + e).sqrt(), y - (squares - e).clamp(min=0).sqrt())
+
+    worst, spread = (root(e) for e in accumulated(policy, form, squares, o.n))
+    result = worst + last, (spread.square() + last.square()).sqrt()
+    if ball.worst is None:
+        return result
+    e, s = finite(ball.worst).clamp(max=1e150), finite(ball.spread).clamp(max=1e150)
+    norm = o.sum(s.square()).sqrt()
+    directed = (o.sum((ball.value * s).square()).sqrt() / y).nan_to_num(nan=INF, posinf=INF).minimum(norm)
+    return result[0] + o.sum(e.square()).sqrt(), (result[1].square() + directed.square()).sqrt()
+
+
+def _log_sum_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
+    total = o.sum(ball.value)
+    inner = _sum_error(node, policy, form, ball, o, y)
+    own = local(policy, form, y, 6)
+
+    def swing(e: Tensor) -> Tensor:
+        return ((total + e).log() - y).abs().maximum(((total - e).log() - y).abs())
+
+    return both((swing(inner[0]), swing(inner[1])), own)
+
+
+def _log_sum_exp_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
+    """Absolute, for the result may be anything around zero: every distance to the largest operand is rounded, then the sum, then the log."""
+    x, u = ball.value, policy.u(form)
+    if not x.numel():
+        return EXACT
+    top = o.reduce(lambda t, d, _: t.amax(d, True), x)
+    shifted = o.view(x) - top
+    dims = o.dims or (-1,)
+    p = shifted.exp()
+    p = p / p.sum(dims, True)
+    keep = o.keep and bool(o.dims)
+    distance = (p * -shifted).masked_fill(p == 0, 0.0).sum(dims, keep)
+    top = top.sum(dims, keep)  # of size 1 in every reduced dim
+    own = (distance * 2 + y.abs() * 6 + top.abs() * 2 + 8) * u + policy.eta(form)
+    worst, spread = own + growth(policy, form, o.n), own + math.sqrt(o.n) * u
+    if ball.worst is None:
+        return worst, spread
+
+    def moved(e: Tensor) -> Tensor:
+        return (p * finite(e).clamp(max=300).exp()).sum(dims, keep).log()
+
+    e, s = o.view(ball.worst), o.view(ball.spread)
+    inherited = moved(e).masked_fill((e > 300).sum(dims, keep) > 0, INF)
+    return worst + inherited, (spread.square() + (p * finite(s).clamp(max=1e150)).square().sum(dims, keep)).sqrt()
+
+
+def _prod_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
+    """n factors in sequence; any partial product may have overflowed, or lost a denormal that the other factors enlarge."""
+    x = ball.value.abs()
+    size, u = y.abs(), policy.u(form)
+    reached = o.prod(x.clamp(min=1.0))
+    own = size * gamma(o.n + 1, u) + reached * (policy.eta(form) * o.n)
+    rough = size * (math.sqrt(o.n) * u) + reached * policy.eta(form)
+    worst, spread = overflowing(policy, form, reached, own, rough)
+    if ball.worst is None:
+        return worst, spread
+    e, s = finite(ball.worst), finite(ball.spread)
+    moved = o.prod(x + e) - size
+    relative = o.sum((s / x).nan_to_num(nan=0.0, posinf=1e150).clamp(max=1e150).square()).sqrt()
+    swing = torch.where(relative < 0.1, size * relative * 1.1, o.prod(x + s) - size)
+    return worst + moved, (spread.square() + swing.square()).sqrt()
+
+
+# drawing -------------------------------------------------------------------------------------------------------------
+def _draw(input_since: int = 18, low: int = 1, few: bool = False) -> Callable[[Draw], Rule]:
+    """One axis, several, all by leaving them out, or none; `few`: one axis at most times, so that few factors meet."""
+
+    def draw(g: Draw) -> Rule:
+        x = g.operand(rank=(0, 5), low=low)
+        rank, attrs = len(x), dict[str, Any]()
+        if g.flag():
+            attrs["keepdims"] = 0 if g.flag(0.8) else 1
+        as_input = g.opset >= input_since
+        if rank == 0 or g.flag(0.2):
+            axes = list(range(rank))
+            given: list[int] | None = [] if as_input and g.flag(0.3) else None
+            if as_input and g.flag():
+                attrs["noop_with_empty_axes"] = 1
+                axes = []
+        else:
+            axes = [g.axis(rank)] if few and g.flag(0.8) else g.axes(rank, least=1)
+            given = axes
+            if as_input and g.flag(0.1):
+                attrs["noop_with_empty_axes"] = 1
+        inputs: list[Any] = [x]
+        if as_input and given is not None:
+            inputs.append(g.const(given))
+        elif as_input:
+            g.skip()
+            inputs.append(None)
+        elif given is not None:
+            attrs["axes"] = given
+        gone = {i % rank for i in axes}
+        keep = attrs.get("keepdims", 1) == 1
+        return Rule(inputs, [[1 if i in gone else d for i, d in enumerate(x) if keep or i not in gone]], attrs)
+
+    return draw
+
+
+def _positive_sum(a: Node, x: Tensor, axes: Tensor | None = None) -> list[Tensor]:
+    return [1e-3 - over(a, x, axes).sum(x)]
+
+
+op("ReduceSum", meaning=reduced(_sum), error=_floats(_sum_error, _counted(Over.sum, adds=True)), weight=2)(_draw(13, low=0))
+op("ReduceMean", meaning=reduced(_mean), error=_floats(_mean_error, _counted(Over.sum, divides=True)), weight=2)(_draw())
+op("ReduceMax", meaning=reduced(_extreme(True)), error=_extreme_error(True))(_draw())
+op("ReduceMin", meaning=reduced(_extreme(False)), error=_extreme_error(False))(_draw())
+op("ReduceProd", meaning=reduced(_prod), error=_floats(_prod_error, _counted(_factors)))(_draw(low=0, few=True))
+op("ReduceL1", meaning=reduced(_l1), error=_floats(_l1_error, _counted(Over.sum)))(_draw(low=0))
+op("ReduceL2", meaning=reduced(_l2), error=_floats(_l2_error, _counted(_squares)))(_draw(low=0))
+op("ReduceSumSquare", meaning=reduced(_sum_square), error=_floats(_sum_square_error, _counted(_squares)))(_draw(low=0))
+# Newer schemas took the integers out of these two, where a logarithm means nothing.
+op("ReduceLogSum", meaning=reduced(_log_sum), error=_floats(_log_sum_error), safe=_positive_sum, among=FLOATS)(_draw())
+op("ReduceLogSumExp", meaning=reduced(_log_sum_exp), error=_floats(_log_sum_exp_error), among=FLOATS)(_draw())
