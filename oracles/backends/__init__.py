@@ -1,0 +1,1 @@
+"""One file per backend. None imports its compiler at import time."""

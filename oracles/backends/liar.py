@@ -1,0 +1,86 @@
+"""A backend that misbehaves on demand, to prove that each kind of misbehaviour is noticed."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from oracles.backends.null import answers
+from oracles.backends.reference import warm
+from oracles.plugin import Compiled, backend
+from specs.rule import Unsupported
+
+SETTINGS = ["ok", "element", "nan", "dtype", "shape", "crash", "abort", "hang", "oom", "hoard", "unstable", "refuse", "broken", "unsupported"]
+
+
+@backend("liar", settings=SETTINGS, default=["ok"], reference_setting="ok", warm=warm, requires=["torch"])
+def liar(model: bytes, setting: str) -> Compiled:
+    """`refuse` fails at load, `broken` at run; `crash` and `abort` die, `oom` asks for memory
+    until it is refused, `hoard` takes pages that no limit of the system counts."""
+    if setting == "refuse":
+        raise RuntimeError("liar: this model is not to my taste")
+    if setting == "unsupported":
+        raise Unsupported("liar: I do not implement this operator")
+    honest = answers(model)
+    count = itertools.count()
+
+    def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        _misbehave(setting)
+        outputs = dict(honest(feeds))
+        name = _victim(outputs)
+        if name is not None:
+            outputs[name] = _distort(outputs[name], setting, next(count))
+        return outputs
+
+    return call
+
+
+def _misbehave(setting: str) -> None:
+    if setting == "crash":
+        ctypes.string_at(0)
+    elif setting == "abort":
+        ctypes.CDLL(None).write(2, b"liar: Check failed: false\n", 26)
+        ctypes.CDLL(None).abort()
+    elif setting == "hang":
+        while True:
+            time.sleep(3600)
+    elif setting == "oom":
+        kept = list[np.ndarray]()
+        while True:
+            kept.append(np.empty(1 << 24))
+    elif setting == "hoard":
+        pages = list[mmap.mmap]()
+        while True:
+            pages.append(mmap.mmap(-1, 1 << 23))
+            pages[-1].write(b"x" * (1 << 23))
+    elif setting == "broken":
+        raise RuntimeError("liar: internal error in the pass of lies")
+
+
+def _victim(outputs: Mapping[str, Any]) -> str | None:
+    """A float output with elements, else any array: the lie has to be one that can be told."""
+    arrays = {name: a for name, a in outputs.items() if isinstance(a, np.ndarray)}
+    floats = [name for name, a in arrays.items() if a.size and a.dtype.kind in "fV"]
+    return next(iter(floats or arrays), None)
+
+
+def _distort(a: np.ndarray, setting: str, call: int) -> np.ndarray:
+    if setting == "dtype":
+        return a.astype(np.float64 if a.dtype != np.float64 else np.float32)
+    if setting == "shape":
+        return a[None]
+    if a.size == 0 or setting not in ("element", "nan", "unstable"):
+        return a
+    b = a.copy()
+    at = np.unravel_index(a.size // 2, a.shape)
+    if setting == "element" or (setting == "unstable" and call % 2):
+        b[at] = (not b[at]) if b.dtype == bool else np.asarray(b[at], dtype=np.float64) * 2 + 3
+    elif setting == "nan" and b.dtype.kind in "fV":
+        b[at] = np.nan
+    return b

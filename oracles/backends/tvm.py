@@ -1,0 +1,157 @@
+"""TVM (relax) on the CPU: its build pipeline, its fusing CPU pipeline, and random sequences of passes that must not change the meaning.
+
+`tvm.compile` runs no fusion by default; most miscompilations need it, or an order of passes nobody tried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from oracles.plugin import Compiled, backend
+from specs.rule import Unsupported
+
+#: On "TypeName: message". TVM's importer says most of its limits in words, the non-constant parameters often only by an accident of Python.
+UNSUPPORTED = (
+    (r"^OpNotImplemented\b", "its own type: no converter for this operator"),
+    (r"(?:is|are|was) (?:currently )?(?:not (?:yet )?|un)supported|not (?:currently |yet )?(?:supported|implemented)", "said in words"),
+    (r"does not support|Unsupported (?:input|output|tensor|data|approximate|PRelu|type)|not supported yet", "said in words"),
+    (r"Only (?:constant|\[.*\] reductions|\w+ (?:is|are) supported)|[Oo]nly supports?|only applies to float|are supported only", "said in words"),
+    (r"must be (?:a )?(?:compile-time )?constants?\b|non-constant|compile-time constant", "a parameter computed at run time"),
+    (r"requires a statically known|static shape is unknown|Shape dimension could not be inferred", "a shape known only at run time"),
+    (r"requires the input new shape to be Shape", "Reshape to a shape computed at run time"),
+    (r"'(?:Var|DataflowVar|Call)' object has no attribute '(?:value|data|tolist)'", "a parameter computed at run time"),
+    (r"object of type '(?:Var|DataflowVar|Call)' has no len", "a parameter computed at run time"),
+    (r"Cannot cast <class '[\w.]+'> to list of Expr", "a parameter computed at run time"),
+    (r"should be one of \[.*\], but got", "a type refused by name"),
+    (r"unknown dtype `object`", "it has no strings"),
+    (r"Missing outputs during conversion", "an optional output its converter does not make (Indices of MaxPool)"),
+    (r"opset version \d+ of \w+ not implemented", "said in words"),
+)
+
+
+def warm() -> None:
+    """The first compilation loads LLVM's target and takes half a second."""
+    import onnx
+
+    one = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "warm", [one("x", 1, [2])], [one("y", 1, [2])])
+    tvm(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10).SerializeToString(), "fused")
+
+
+@backend(
+    "tvm", settings=["default", "fused", "random"], default=["default", "fused"], reference_setting="default", warm=warm, requires=["tvm"], unsupported=UNSUPPORTED,
+    distribution="apache-tvm",
+)  # fmt: skip
+def tvm(model: bytes, setting: str) -> Compiled:
+    return load(model, passes(model, setting))
+
+
+def load(model: bytes, names: Sequence[str]) -> Compiled:
+    """Import, run these passes in this order, compile: what a pass bisection calls with shorter and shorter lists."""
+    import onnx
+    import tvm as t
+    from tvm import relax
+    from tvm.relax.frontend.onnx import from_onnx
+
+    proto = onnx.load_from_string(model)
+    known = {i.name for i in proto.graph.initializer}
+    inputs = [i.name for i in proto.graph.input if i.name not in known]
+    outputs = [o.name for o in proto.graph.output]
+    module = from_onnx(proto, keep_params_in_input=False)
+    target = t.target.Target("llvm")
+    pipeline = _pipeline(names, target)
+    with t.transform.PassContext(opt_level=3):
+        executable = t.compile(module, target=target, relax_pipeline=pipeline)
+    main = relax.VirtualMachine(executable, t.cpu())["main"]
+
+    def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        results = main(*[_tensor(feeds[name]) for name in inputs])
+        return dict(zip(outputs, [_array(results)] if len(outputs) == 1 else [_array(r) for r in results], strict=True))
+
+    return call
+
+
+def passes(model: bytes, setting: str) -> list[str]:
+    """The names of the passes a setting runs; for "random" a function of the model alone, so that a finding replays."""
+    if setting == "default":
+        return [*_DISPATCH, "LegalizeOps", *_LOWER]
+    if setting == "fused":
+        return [*_DISPATCH, "LegalizeOps", *_FUSE, *_LOWER]
+    source = random.Random(hashlib.blake2b(model, digest_size=8).digest())
+    chosen = [*_some(source, _ON_OPERATORS), *_DISPATCH, "LegalizeOps"]
+    fuse = source.random() < 0.75
+    if fuse:
+        chosen += ["AnnotateTIROpPattern", *_some(source, _ON_LOOPS), "FuseOps", "FuseTIR"]
+    chosen += _some(source, _ON_LOOPS)
+    return chosen + [name for name in _LOWER if name not in _OPTIONAL or source.random() < 0.5]
+
+
+_DISPATCH = ["DispatchSampling", "DispatchSortScan"]
+_FUSE = ["AnnotateTIROpPattern", "FoldConstant", "FuseOps", "FuseTIR"]
+_LOWER = ["RewriteDataflowReshape", "ToNonDataflow", "RemovePurityChecking", "CallTIRRewrite", "StaticPlanBlockMemory", "LowerAllocTensor", "KillAfterLastUse",
+          "LowerRuntimeBuiltin", "ComputePrimValue", "VMShapeLower", "AttachGlobalSymbol"]  # fmt: skip
+#: Passes of the lowering that only save time or memory.
+_OPTIONAL = {"RewriteDataflowReshape", "StaticPlanBlockMemory", "KillAfterLastUse"}
+#: Keep the meaning and the rounding of every operator, so they may run in any order, before and after LegalizeOps. Left out are those that are allowed
+#: to change results (FastMathTransform, ToMixedPrecision) or re-associate products of matrices (AdjustMatmulOrder, ExpandMatmulOfSum).
+_ON_OPERATORS = ["FoldConstant", "EliminateCommonSubexpr", "DeadCodeElimination", "CanonicalizeBindings", "ConvertToDataflow", "RemoveRedundantReshape", "FuseTransposeMatmul",
+                 "ReorderPermuteDimsAfterConcat", "ReorderTakeAfterMatmul", "CombineParallelMatmul", "ConvertLayout", "OptimizeLayoutTransform", "DecomposeOpsForInference",
+                 "TopologicalSort", "Normalize", "NormalizeGlobalVar", "FoldBatchnormToConv2D", "RemoveUnusedOutputs", "RemoveUnusedParameters", "InlinePrivateFunctions",
+                 "ExpandTupleArguments", "LambdaLift"]  # fmt: skip
+_ON_LOOPS = ["FoldConstant", "EliminateCommonSubexpr", "DeadCodeElimination", "CanonicalizeBindings", "ConvertToDataflow", "TopologicalSort", "DataflowUseInplaceCalls",
+             "RemoveUnusedOutputs", "RemoveUnusedParameters"]  # fmt: skip
+
+
+def _some(source: random.Random, names: Sequence[str]) -> list[str]:
+    return source.sample(list(names), source.randint(1, 5))
+
+
+def _pipeline(names: Sequence[str], target: Any) -> Any:
+    import tvm as t
+    from tvm import relax
+
+    special: dict[str, Callable[[], Any]] = {
+        "DispatchSampling": relax.backend.DispatchSampling,
+        "DispatchSortScan": relax.backend.DispatchSortScan,
+        "ConvertLayout": partial(relax.transform.ConvertLayout, {"relax.nn.conv2d": ["NHWC", "OHWI"]}),
+        "TopologicalSort": partial(relax.transform.TopologicalSort, order="depth-first"),
+    }
+    sequence = t.transform.Sequential([special[n]() if n in special else getattr(relax.transform, n)() for n in names])
+
+    @t.transform.module_pass(opt_level=0)
+    def run(module: Any, context: Any) -> Any:
+        with target:  # the dispatching passes ask for the current target
+            return sequence(module)
+
+    return run
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import tvm as t
+
+    if isinstance(array, list):
+        raise Unsupported("tvm: a sequence as graph input is not tried")
+    array = np.asarray(array)
+    if array.dtype == object:
+        raise Unsupported("tvm: it has no strings")
+    return t.runtime.tensor(array)
+
+
+def _array(value: Any) -> Any:
+    """TVM answers tensors, shapes as tuples of integers, and lists for sequences."""
+    if hasattr(value, "numpy"):
+        return value.numpy()
+    kind = type(value).__name__
+    if kind in ("Shape", "ShapeTuple"):
+        return np.array(list(value), np.int64)
+    if kind == "Array":
+        return [_array(v) for v in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return None if value is None else np.asarray(value)
+    raise Unsupported(f"tvm: an output of type {kind} has no ONNX counterpart that we know")

@@ -1,0 +1,54 @@
+"""What a failure means: not implemented, out of memory or an error; and its message made comparable between runs."""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+from oracles.plugin import Refusals
+from oracles.records import Status
+from specs.rule import Unsupported
+
+#: Messages of allocators that were refused memory, in Python, C++ and the compilers.
+OUT_OF_MEMORY = re.compile(
+    r"std::bad_alloc|DefaultCPUAllocator|not enough memory|Failed to allocate memory|out of memory|Unable to allocate|Cannot allocate memory|bad allocation", re.IGNORECASE
+)
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
+_TEMPORARY = re.compile(r"(?:/[\w.+-]+)*/(?:assay-|torchinductor_|tmp)[\w.+-]*(?:/[\w.+-]+)*/([\w.+-]+)")
+_THREAD = re.compile(r"(?:\[?\b\d{2}:\d{2}:\d{2}[.\d]*\]?\s*)")
+LINES, WIDTH = 8, 1200
+
+
+def tidy(text: str) -> str:
+    """The first lines that say something, without colours, addresses, clock times and temporary folders."""
+    text = _THREAD.sub("", _TEMPORARY.sub(r"\1", _ADDRESS.sub("0x?", _ANSI.sub("", text))))
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    compiler = [line for line in lines if re.search(r"\b(?:fatal )?error: ", line)]
+    if compiler and len(lines) > LINES:  # a C++ compiler's output: the command line before it says nothing
+        lines = lines[:1] + compiler
+    return "\n".join(lines[:LINES])[:WIDTH]
+
+
+def words(error: BaseException) -> str:
+    """'TypeName: message' of an exception; what the tables of `unsupported` messages are matched against."""
+    text = str(error).strip()
+    if text:
+        return f"{type(error).__name__}: {text}"
+    frames = traceback.extract_tb(error.__traceback__)  # a bare assert: its source line is all there is
+    return f"{type(error).__name__}: {frames[-1].line if frames else ''}"
+
+
+def classify(error: BaseException, refusals: Refusals) -> tuple[Status, str]:
+    """Status and tidied message of a backend's exception.
+
+    NotImplementedError is Python's own way to say it; everything else has to be in the backend's table.
+    """
+    said = words(error)
+    if isinstance(error, (Unsupported, NotImplementedError)):
+        return "unsupported", tidy(said)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(said):
+        return "oom", tidy(said)
+    if any(re.search(pattern, said) for pattern, _ in refusals):
+        return "unsupported", tidy(said)
+    return "error", tidy(said)

@@ -1,0 +1,161 @@
+"""The child process: one backend, warm, answering one request after the other until it dies or its parent does.
+
+Started as a fresh interpreter (see oracles.pool), so nothing of the parent is inherited but two file descriptors: the
+connection, and a lifeline that says when the parent is gone. Standard output and error go to a log file; of that file only
+what the current setting wrote is kept, because it is the last words of native code that aborts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import importlib
+import importlib.util
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import numpy as np
+
+from oracles import plugin
+from oracles.failures import classify, tidy, words
+from oracles.records import Outcome
+
+#: Written to the log when a setting goes from loading to running; the parent reads it to tell at which stage the child died.
+RUNNING = b"\x1erun\n"
+_F_SETSIG = 10  # fcntl.F_SETSIG, which Python names only since 3.14
+_CHECK_EVERY = 64
+
+
+def main(fd: int, lifeline: int, name: str, module: str, memory: int) -> None:
+    """Serve requests (id, model, inputs, settings, again) with one (id, Outcome) per setting."""
+    connection = Connection(fd)
+    for inherited in (fd, lifeline):
+        os.set_inheritable(inherited, False)
+    _die_with_parent(lifeline)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    started = time.perf_counter()
+    try:
+        backend = _find(name, module)
+        backend.warm()
+    except Exception as e:  # whatever the compiler's import raises: the parent reports it as a missing backend
+        connection.send(("failed", tidy(words(e))))
+        return
+    gc.collect()
+    gc.freeze()
+    connection.send(("ready", time.perf_counter() - started))
+    served = 0
+    while True:
+        if served % _CHECK_EVERY == 0:
+            _limit_memory(memory)
+        served += 1
+        try:
+            request, model, inputs, settings, again = connection.recv()
+        except EOFError:
+            return
+        for setting in settings:
+            outcome = answer(backend, model, inputs, setting, again)
+            try:
+                connection.send((request, outcome))
+            except OSError:  # the parent is gone
+                return
+
+
+def answer(backend: plugin.Backend, model: bytes, inputs: Mapping[str, Any], setting: str, again: bool = True) -> Outcome:
+    """Load and run one model at one setting in this process; twice when `again`."""
+    _clear_log()
+    stage: Literal["load", "run"] = "load"
+    before = {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in inputs.items()}
+    begun = time.perf_counter()
+    try:
+        compiled = backend.compile(model, setting)
+        prepare = getattr(compiled, "prepare", None)
+        if prepare is not None:
+            prepare(before)
+        stage = "run"
+        _mark()
+        first = {name: _kept(v) for name, v in compiled(before).items()}
+        seconds = time.perf_counter() - begun
+        second = compiled(before) if again else first
+        differs = not all(same(first[name], second[name]) for name in first)
+        outcome = Outcome(backend.name, setting, "ok", first, {n: _kept(v) for n, v in second.items()} if differs else None, stage, "", seconds)
+    except Exception as e:  # a backend's own failure is what we are here to capture
+        status, message = classify(e, backend.unsupported)
+        return Outcome(backend.name, setting, status, None, None, stage, message, time.perf_counter() - begun)
+    touched = [name for name, a in inputs.items() if not same(a, before[name])]
+    if touched:
+        return Outcome(backend.name, setting, "error", None, None, "run", f"wrote into its input {', '.join(touched)}", outcome.seconds)
+    return outcome
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit for bit, except that any NaN equals any NaN."""
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
+        return type(a) is type(b) and a == b
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if a.dtype == object:
+        return a.tolist() == b.tolist()
+    if a.tobytes() == b.tobytes():
+        return True
+    if a.dtype.kind not in "fcV":
+        return False
+    nan = np.isnan(a)
+    return bool((nan == np.isnan(b)).all()) and a[~nan].tobytes() == b[~nan].tobytes()
+
+
+def _kept(value: Any) -> Any:
+    """A copy: a backend may hand out the same buffer at the next call."""
+    return value.copy() if isinstance(value, np.ndarray) else [_kept(v) for v in value] if isinstance(value, list) else value
+
+
+def _find(name: str, module: str) -> plugin.Backend:
+    """The backend by name; first from the module (or script) that registered it in the parent."""
+    if module.endswith(".py"):
+        spec = importlib.util.spec_from_file_location("__assay_plugin__", module)
+        assert spec is not None and spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = loaded
+        spec.loader.exec_module(loaded)
+    elif module != plugin.GROUP:
+        importlib.import_module(module)
+    known = plugin.registered(name)
+    return known if known is not None else plugin.find(name)
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """The kernel kills us when the parent's end of this pipe closes, even in the middle of native code that never returns.
+
+    PR_SET_PDEATHSIG would not do: it also fires when merely the thread that started us ends.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _limit_memory(memory: int) -> None:
+    """At most `memory` bytes of private data more than now; what a compiler maps but does not write does not count."""
+    if sys.platform != "linux":
+        return
+    with open("/proc/self/statm") as f:
+        now = int(f.read().split()[5]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (now + memory, hard))
+
+
+def _clear_log() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.ftruncate(2, 0)
+
+
+def _mark() -> None:
+    os.write(2, RUNNING)
