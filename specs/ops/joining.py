@@ -15,7 +15,7 @@ from specs.formats import INT64, Format
 from specs.numerics import moves, moves_all
 from specs.ops.shape import any_type
 from specs.program import Node
-from specs.rule import Dim
+from specs.rule import Dim, Operand
 from specs.terms import ceil_div, known
 
 
@@ -133,7 +133,7 @@ def slice_(g: Draw) -> Rule:
         starts.append(start)
         ends.append(end)
         steps.append(step)
-    inputs = [x, g.const(starts), g.const(ends)]
+    inputs: list[Operand | None] = [x, g.const(starts), g.const(ends)]
     if in_order and g.flag(0.7):
         inputs.append(None)
         g.skip()
@@ -231,7 +231,8 @@ def _pad_constant(x: Tensor, around: dict[int, tuple[int, int]], value: Tensor |
 @op("Pad", meaning=_pad, error=moves(0, 2), weight=2)
 def pad(g: Draw) -> Rule:
     """All modes; from opset 18 on only some axes. Negative amounts only where nobody can disagree about what is repeated."""
-    mode = g.pick(["constant", "reflect", "edge", "constant", *(["wrap"] if g.opset >= 19 else [])])
+    modes = ["constant", "reflect", "edge", "constant"]
+    mode = g.pick([*modes, "wrap"] if g.opset >= 19 else modes)
     x = g.operand(rank=(1, 5), low=0 if mode == "constant" else 1)
     rank = len(x)
     some = g.opset >= 18 and g.flag(0.4)
@@ -242,7 +243,7 @@ def pad(g: Draw) -> Rule:
         out[axis] = x[axis] + (before + after)
         befores.append(before)
         afters.append(after)
-    inputs = [x, g.const([*befores, *afters])]
+    inputs: list[Operand | None] = [x, g.const([*befores, *afters])]
     if mode == "constant" and g.flag(0.6):
         inputs.append(g.operand(like=[], role="weight"))
     elif some:

@@ -30,7 +30,7 @@ def _uniform(a: Node, shape: Sequence[int]) -> Tensor:
 
 
 def _type(a: Node, like: Tensor | None = None) -> torch.dtype:
-    return a.torch(BY_ONNX[a.dtype]) if a.dtype is not None or like is None else like.dtype
+    return like.dtype if a.dtype is None and like is not None else a.torch(BY_ONNX[a.dtype or 1])
 
 
 # normal and uniform ------------------------------------------------------------------------------------------------------

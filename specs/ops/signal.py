@@ -170,13 +170,16 @@ def _dft_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequen
     """Every result is a sum of all terms with factors of magnitude 1."""
     if any(b is not None and b.worst is not None for b in balls[1:]):
         return undecidable(a, policy, balls, ys)
-    x, length, axis = (*(b if b is None else b.value for b in balls), None, None)[:3]
-    at = _axis(a, x, axis)
-    n, y, ball = _length(a, x, at, length), ys[0], balls[0]
+    ball, length, axis = (*balls, None, None)[:3]
+    assert ball is not None
+    x, y = ball.value, ys[0]
+    at = _axis(a, x, None if axis is None else axis.value)
+    n = _length(a, x, at, None if length is None else length.value)
     # A one-sided spectrum stands for twice as many terms.
     scale = (2 if a.onesided else 1) / n if a.inverse else 1
-    worst, spread = _transformed(policy, a.out_formats[0], *(s * scale for s in _sums(x, at, n)), n)
-    if ball is not None and ball.worst is not None:
+    size, energy = _sums(x, at, n)
+    worst, spread = _transformed(policy, a.out_formats[0], size * scale, energy * scale, n)
+    if ball.worst is not None:
         worst = worst + _sums(finite(ball.worst), at, n)[0] * scale
         spread = (spread.square() + (_sums(finite(ball.spread).clamp(max=1e150), at, n)[1] * scale).square()).sqrt()
     return [(settle(worst).expand(y.shape), settle(spread).expand(y.shape))]
