@@ -47,13 +47,13 @@ def generate_from(source: Source, nodes: int, menu: Menu = EVERYTHING, elements:
     proto = emit(network)
     program = Program(proto, torch.float64)
     times.append(time.perf_counter())
-    found = search(network, program, source)
+    found = search(network.leaves, program, source)
     repairs = 0
     while not found.safe and repairs < REPAIRS and tame(network, found.at, source):
         repairs += 1
         proto = emit(network)
         program = Program(proto, torch.float64)
-        found = search(network, program, source)
+        found = search(network.leaves, program, source)
     times.append(time.perf_counter())
     fill(proto, found.contents)
     model = proto.SerializeToString()

@@ -81,9 +81,9 @@ class Growth:
         """One operator forward, on the first of `prefer` that fits; returns its outputs, nothing when no draw fitted."""
         for _ in range(REDRAWS):
             focus = prefer[0] if prefer else None
-            op = self._operator(focus.format if focus is not None and self.source.choose(8) < 7 else None)
-            g = Concrete(self, op, prefer)
             try:
+                op = self._operator(focus.format if focus is not None and self.source.choose(8) < 7 else None)
+                g = Concrete(self, op, prefer)
                 return self._commit(g, self._draw(op, g))
             except Misfit:
                 continue
@@ -92,10 +92,10 @@ class Growth:
     def insert_before(self, target: Value) -> bool:
         """One operator backward: the graph input `target` becomes its result."""
         for _ in range(REDRAWS // 3):
-            op = self._operator(target.format)
             solving = self.source.choose(8) == 7
-            g = (_symbolic() if solving else Concrete)(self, op, (), target)
             try:
+                op = self._operator(target.format)
+                g = (_symbolic() if solving else Concrete)(self, op, (), target)
                 rule = g.solved(op.draw(g)) if solving else self._draw(op, g)
                 if tuple(rule.outputs[0] or ()) != target.shape or self._out_format(g, 0) is not target.format or not self._fits(rule):
                     continue
@@ -111,6 +111,8 @@ class Growth:
 
     def _operator(self, form: Format | None) -> Operator:
         bag = _bag(self.opset, self.menu.names, form, self.palette) or _bag(self.opset, self.menu.names, None, self.palette)
+        if not bag:
+            raise Misfit(f"no operator of the menu can be drawn at opset {self.opset}")
         return bag[self.source.choose(len(bag))]
 
     def _draw(self, op: Operator, g: Concrete) -> Rule:
@@ -158,7 +160,7 @@ class Growth:
             outputs.pop()
         attrs = dict(rule.attrs)
         self._explicit_defaults(g, attrs)
-        step = Step(g.op.name, g.op.domain, inputs, outputs, attrs, g.op)
+        step = Step(g.op.name, g.op.domain, inputs, outputs, attrs, g.op, support_key(g.op.name, g.op.domain, g.bound))
         if target is None:
             self.steps.append(step)
         else:

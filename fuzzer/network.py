@@ -55,6 +55,7 @@ class Step:
     outputs: list[Value | None]
     attrs: dict[str, Any]
     operator: Operator | None = None
+    key: str = ""  # operator and formats, as the support matrix names them
     bodies: dict[str, Body] = field(default_factory=dict)
 
 
@@ -93,4 +94,4 @@ class Network:
     @property
     def leaves(self) -> list[Value]:
         """Values whose contents are to be drawn: inputs, weights and constants without exact content."""
-        return [v for v in self.values if v.kind != "node" and v.content is None]
+        return [v for v in self.values if v.kind != "node" and v.content is None and (v.uses or v.kind == "input")]

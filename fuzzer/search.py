@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from fuzzer.contents import draw_contents
-from fuzzer.network import Network, Value
+from fuzzer.network import Value
 from specs.draw import Source
 from specs.numerics import outputs
 from specs.program import Node, Program, evaluate, to_torch, wrap
@@ -100,11 +100,10 @@ def _violation(program: Program, leaves: Mapping[str, torch.Tensor]) -> tuple[No
     return None
 
 
-def search(network: Network, program: Program, source: Source, restarts: int = RESTARTS) -> Found:
-    """Safe contents for every leaf of `network`; `program` is the network promoted to float64."""
+def search(leaves: Sequence[Value], program: Program, source: Source, restarts: int = RESTARTS) -> Found:
+    """Safe contents for the leaves (inputs and weights) of a program promoted to float64."""
     start = time.perf_counter()
     rng = np.random.default_rng(source.choose(1 << 30))
-    leaves = [v for v in network.leaves if v.uses or v.kind == "input"]
     order = {node.outputs[0]: i for i, node in enumerate(program.graph.nodes)}
     steps, violation, contents = 0, None, dict[str, np.ndarray]()
     for _ in range(restarts):

@@ -10,14 +10,11 @@ import onnx
 import torch
 
 from oracles.compare import compare, differ
+from oracles.plugin import find
 from oracles.reference import Expected, reference
 from oracles.records import Outcome, Verdict
 from specs.numerics import LOOSEST, Policy
 from specs.program import Program
-
-#: The setting of a backend that optimises least: what fails only above it is `broken`, not `refused`.
-PLAIN = {"onnxruntime": "off", "tvm": "default", "inductor": "eager"}
-
 
 def judge(model: bytes | onnx.ModelProto, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, Any], policy: Policy | None = None) -> list[Verdict]:
     """Judge outputs that anyone computed for a model and inputs: one verdict per output the model declares.
@@ -32,7 +29,7 @@ def judge(model: bytes | onnx.ModelProto, inputs: Mapping[str, np.ndarray], outp
 def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome]) -> list[Verdict]:
     """Verdicts of all outcomes of one case: one per output for a run that ended, one per setting otherwise."""
     verdicts = list[Verdict]()
-    plain = {o.backend: o for o in outcomes if PLAIN.get(o.backend) == o.setting}
+    plain = {o.backend: o for o in outcomes if o.setting == find(o.backend).reference_setting}
     for outcome in outcomes:
         verdicts += _one(expected, outcome, plain.get(outcome.backend))
     return verdicts

@@ -1,0 +1,264 @@
+"""A lane: one process that makes cases, has every backend run them in its own worker, and judges what comes back.
+
+Cheap backends get every case; a dear one takes the newest case whenever it is idle, so it never holds up the others.
+The parent only listens. A lane that dies loses the case in flight and is started again behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from fuzzer.generate import Generated, generate_from
+from fuzzer.grow import Menu
+from fuzzer.menus import avoided
+from fuzzer.settings import Settings
+from fuzzer.sources import Seeded
+from oracles.confirm import Confirmed, confirm
+from oracles.judge import judge_outcomes
+from oracles.pool import Worker, wait
+from oracles.records import Case, Outcome, Verdict
+from oracles.reference import Expected, reference
+from specs.rule import Unsupported
+from triage.cause import cause_key
+
+DEAR = 0.15  # mean seconds per case above which a backend does not get every case
+REPORT = 0.25  # seconds between batches to the parent
+MASKED = 0.5  # a case of which more is undecided is drawn again
+
+
+@dataclass
+class Pending:
+    """A case that backends are still running."""
+
+    index: int
+    case: Case
+    expected: dict[str, Expected]
+
+
+@dataclass
+class Batch:
+    """What a lane tells its parent every now and then. Everything is a sum since the last one."""
+
+    lane: int
+    index: int = -1  # the last case begun
+    cases: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)  # cases not run, by reason
+    seconds: Counter[str] = field(default_factory=Counter)  # by stage and by backend
+    verdicts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # (backend, setting, verdict)
+    tested: Counter[str] = field(default_factory=Counter)  # cases per backend
+    features: Counter[str] = field(default_factory=Counter)
+    findings: list[tuple[str, Confirmed]] = field(default_factory=list)  # first of its cause in this lane
+    repeats: Counter[str] = field(default_factory=Counter)  # further cases by cause key
+    defects: list[tuple[int, str]] = field(default_factory=list)  # our own: (case index, traceback)
+    done: bool = False
+
+
+class Lane:
+    """The state of one lane."""
+
+    def __init__(self, parent: Connection, settings: Settings, lane: int, start: int, known: Sequence[str], quota: int | None) -> None:
+        self.parent, self.settings, self.lane, self.quota = parent, settings, lane, quota
+        self.index = start
+        self.seen = set(known)
+        self.batch = Batch(lane)
+        self.sent = time.monotonic()
+        self.workers = {t.backend: Worker(t.backend, settings.timeout, settings.memory) for t in settings.targets}
+        self.targets = {t.backend: t.settings for t in settings.targets}
+        self.running: dict[str, Pending] = {}
+        self.outcomes: dict[str, list[Outcome]] = {}  # of the cases running
+        self.mean: dict[str, float] = {}
+        self.journal = settings.out / f"inflight-{lane}.json"
+        avoid = frozenset(avoided("onnxruntime")) if "onnxruntime" in self.targets else frozenset[str]()
+        self.plain = Menu(settings.names, avoid=avoid)
+        self.friendly = Menu(settings.names, avoid=avoid | frozenset(k for b in self.targets for k in avoided(b)))
+
+    # making -------------------------------------------------------------------------------------------------------
+    def make(self) -> Pending | None:
+        """The next case with its reference; None when it has to be drawn again (counted) or we failed (reported)."""
+        index = self.index
+        self.index += self.settings.workers
+        self.batch.index = index
+        started = time.perf_counter()
+        try:
+            made = self._generated(index)
+            self.journal.write_text(json.dumps(made.case.origin))
+            reference_started = time.perf_counter()
+            expected = reference(made.program, made.case.inputs)
+        except Unsupported as e:
+            self.batch.rejected[f"no reference: {e}"[:80]] += 1
+            return None
+        except Exception:  # a defect of ours must not end the campaign: it is reported with its seed
+            self.batch.defects.append((index, traceback.format_exc(limit=-6)))
+            self.batch.rejected["our own defect"] += 1
+            return None
+        now = time.perf_counter()
+        self.batch.seconds["generate"] += reference_started - started - made.found.seconds
+        self.batch.seconds["search"] += made.found.seconds
+        self.batch.seconds["reference"] += now - reference_started
+        if not made.found.safe:
+            self.batch.rejected["no safe inputs"] += 1
+            return None
+        if _masked(expected) > MASKED:
+            self.batch.rejected["mostly undecided"] += 1
+            return None
+        self.batch.features.update(made.network.features)
+        self.batch.features.update(f"op {s.op}" for s in made.network.steps)
+        return Pending(index, made.case, expected)
+
+    def _generated(self, index: int) -> Generated:
+        source = Seeded(self.settings.seed, index)
+        most = self.settings.max_nodes
+        nodes = 1 if most == 1 or source.choose(6) == 0 else 2 + source.choose(most - 1)
+        menu = self.friendly if index % 3 == 0 else self.plain
+        origin = {"seed": self.settings.seed, "index": index, "nodes": nodes, "choices": source.trail}
+        return generate_from(source, nodes, menu, origin=origin)
+
+    # running ------------------------------------------------------------------------------------------------------
+    def dear(self, backend: str) -> bool:
+        """Every backend counts as dear until its first case: that one may compile for half a minute."""
+        return self.mean.get(backend, 1.0) > DEAR
+
+    def wants(self, backend: str, index: int) -> bool:
+        """Dear backends take cases drawn for all of them, and now and then another one, to notice what became supported."""
+        return not self.dear(backend) or index % 3 == 0 or index % 16 == 1 or len(self.targets) == 1
+
+    def dispatch(self, pending: Pending) -> None:
+        for backend, worker in self.workers.items():
+            if backend not in self.running and self.wants(backend, pending.index):
+                worker.send(pending.case, self.targets[backend], again=True)
+                self.running[backend] = pending
+
+    def collect(self, timeout: float) -> None:
+        """Wait for whatever comes first, and judge all that is finished."""
+        wait([self.workers[b] for b in self.running], timeout)
+        for backend in list(self.running):
+            worker = self.workers[backend]
+            self.outcomes.setdefault(backend, []).extend(worker.poll())
+            if not worker.busy:
+                self.judge(backend, self.running.pop(backend), self.outcomes.pop(backend))
+
+    def judge(self, backend: str, pending: Pending, outcomes: Sequence[Outcome]) -> None:
+        spent = sum(o.seconds for o in outcomes)
+        self.mean[backend] = 0.8 * self.mean.get(backend, spent) + 0.2 * spent
+        self.batch.seconds[backend] += spent
+        self.batch.tested[backend] += 1
+        started = time.perf_counter()
+        try:
+            verdicts = judge_outcomes(pending.expected, outcomes)
+            self.batch.verdicts.update((v.backend, v.setting, v.verdict) for v in _worst(verdicts))
+            findings = [v for v in verdicts if v.is_finding]
+            if findings:
+                self._found(pending, outcomes, findings)
+        except Exception:  # as in make
+            self.batch.defects.append((pending.index, traceback.format_exc(limit=-6)))
+        self.batch.seconds["judge"] += time.perf_counter() - started
+
+    def _found(self, pending: Pending, outcomes: Sequence[Outcome], findings: Sequence[Verdict]) -> None:
+        """Confirm the first case of every cause; count the others."""
+        for verdict in {v.verdict: v for v in reversed(findings)}.values():
+            key = cause_key(pending.case, verdict, outcomes)
+            if key in self.seen:
+                self.batch.repeats[key] += 1
+                continue
+            confirmed = confirm(pending.case, pending.expected, verdict, outcomes, timeout=self.settings.timeout, memory=self.settings.memory)
+            if confirmed.verdict.verdict == "ours":
+                self.batch.defects.append((pending.index, f"{verdict.backend}:{verdict.setting} {verdict.verdict} {verdict.output}: {confirmed.verdict.message}"))
+                continue
+            self.seen.add(key)
+            self.batch.findings.append((key, confirmed))
+
+    # telling ------------------------------------------------------------------------------------------------------
+    def report(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self.sent >= REPORT or self.batch.findings:
+            self.parent.send(self.batch)
+            self.batch, self.sent = Batch(self.lane), now
+
+    def told(self) -> bool:
+        """Read what the parent says: keys found by other lanes, or stop. True when asked to stop."""
+        while self.parent.poll():
+            message = self.parent.recv()
+            if message is None:
+                return True
+            self.seen.update(message)
+        return False
+
+    def loop(self) -> None:
+        made = 0
+        ready: Pending | None = None
+        while not self.told():
+            if ready is None and (self.quota is None or made < self.quota):
+                ready = self.make()
+                if ready is not None:
+                    made += 1
+                    self.batch.cases += 1
+            busy = [b for b in self.running if not self.dear(b)]
+            if ready is not None and not busy and self._someone_free(ready):
+                self.dispatch(ready)
+                ready = None
+                self.collect(0)
+            elif self.running:
+                self.collect(0.05)
+            if ready is None and self.quota is not None and made >= self.quota and not self.running:
+                break
+            self.report()
+
+    def _someone_free(self, pending: Pending) -> bool:
+        return any(b not in self.running and self.wants(b, pending.index) for b in self.workers) or not self.running
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+        self.batch.done = True
+        self.report(force=True)
+        self.journal.unlink(missing_ok=True)
+
+
+def _masked(expected: dict[str, Expected]) -> float:
+    """Share of all output elements that are undecided."""
+    masked = total = 0
+    for want in expected.values():
+        value, worst, _ = want.ball
+        if isinstance(value, torch.Tensor):
+            total += value.numel()
+            masked += int((worst == torch.inf).sum()) if worst is not None else 0
+    return masked / total if total else 0.0
+
+
+def _worst(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """One verdict per backend and setting: a finding if there is one, else noise before ok."""
+    rank = {"ok": 0, "noise": 1}
+    best: dict[tuple[str, str], Verdict] = {}
+    for v in verdicts:
+        key = (v.backend, v.setting)
+        if key not in best or rank.get(v.verdict, 2) > rank.get(best[key].verdict, 2):
+            best[key] = v
+    return list(best.values())
+
+
+def main(parent: Connection, settings: Settings, lane: int, start: int, known: Sequence[str], quota: int | None) -> None:
+    """The process: runs until told to stop or its quota of cases is used up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which tells us to finish
+    torch.set_num_threads(1)
+    state: Any = None
+    try:
+        state = Lane(parent, settings, lane, start, known, quota)
+        state.loop()
+    except (BrokenPipeError, EOFError):  # the parent is gone: nothing to tell
+        return
+    finally:
+        if state is not None:
+            try:
+                state.close()
+            except (BrokenPipeError, OSError):
+                pass

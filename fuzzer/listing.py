@@ -1,0 +1,35 @@
+"""Rows for `fuzz specs` and `fuzz backends`, the same for people and for scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fuzzer.settings import select
+from oracles.plugin import backends
+from specs import schema
+from specs.operator import Operator, operators
+
+
+def spec_rows(pattern: str | None = None) -> list[dict[str, Any]]:
+    """One object per operator. Raises UsageError when the pattern matches none."""
+    known = dict(operators())
+    chosen = select(pattern, dict(known))
+    return [_row(op) for key, op in sorted(known.items(), key=lambda k: (k[0][0], k[0][1].lower())) if chosen is None or key in chosen]
+
+
+def _row(op: Operator) -> dict[str, Any]:
+    found = schema.schema(op.name, op.domain)
+    dtypes = list[str]()
+    if found is not None and found.inputs:
+        dtypes = [f.name for f in schema.formats(op.name, op.domain, 26, found.inputs[0].type_str) if op.among is None or f in op.among]
+    elif found is not None and found.outputs:
+        dtypes = [f.name for f in schema.formats(op.name, op.domain, 26, found.outputs[0].type_str)]
+    return {"op": op.name, "domain": op.domain, "since": op.since, "dtypes": dtypes, "family": op.family, "drawn": op.draw is not None}
+
+
+def backend_rows() -> list[dict[str, Any]]:
+    """One object per backend: name, version, settings, available; `missing` says how to install it."""
+    return [
+        {"name": b.name, "version": b.version(), "settings": list(b.settings), "available": b.available(), "default": list(b.default), "missing": b.missing()}
+        for b in backends().values()
+    ]

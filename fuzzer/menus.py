@@ -1,0 +1,28 @@
+"""What not to draw: (operator, formats) pairs that the installed version of a backend is known not to implement.
+
+The lists are measured by `fuzz backends --matrix` and committed beside the backends; for another version than the one measured
+they still steer, and whatever they avoid is drawn now and then all the same, so that new support is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import oracles.backends
+
+FOLDER = Path(oracles.backends.__path__[0])
+
+
+def path(backend: str) -> Path:
+    return FOLDER / f"{backend}.unsupported.json"
+
+
+@lru_cache(maxsize=None)
+def avoided(backend: str) -> frozenset[str]:
+    """Support keys (see fuzzer.grow.support_key) that a backend does not run; empty when never measured."""
+    try:
+        return frozenset(json.loads(path(backend).read_text())["unsupported"])
+    except FileNotFoundError:
+        return frozenset()
