@@ -30,10 +30,11 @@ class Rounding:
     operand: float
     eta: float
     regrouped: bool
+    largest: float
 
     @classmethod
     def of(cls, policy: Policy, form: Any) -> Rounding:
-        return cls(policy.u(form), policy.accumulation(form), policy.operand(form), policy.eta(form), policy.reassociation)
+        return cls(policy.u(form), policy.accumulation(form), policy.operand(form), policy.eta(form), policy.reassociation, form.largest)
 
 
 class Tracked:
@@ -126,7 +127,7 @@ def monotone(x: Any, f: Callable[[Tensor], Tensor], k: float = 4, m: float = 4) 
         e = finite(e)
         return torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs()).nan_to_num(nan=INF, posinf=INF)
 
-    return Tracked(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own), x.rounding)
+    return _made(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own), x.rounding)
 
 
 def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4, m: float = 4, jump: Callable[[Tensor, Tensor], Tensor] | None = None) -> Any:
@@ -138,7 +139,7 @@ def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4,
     worst, spread = x.worst * constant, x.spread * constant
     if jump is not None:
         worst, spread = worst + jump(x.value, x.worst), spread + jump(x.value, x.spread)
-    return Tracked(y, worst + own, torch.hypot(spread, own), x.rounding)
+    return _made(y, worst + own, torch.hypot(spread, own), x.rounding)
 
 
 def _own(rounding: Rounding, units: Tensor) -> Tensor:
@@ -147,6 +148,14 @@ def _own(rounding: Rounding, units: Tensor) -> Tensor:
     if rounding.u:
         own = own + rounding.eta
     return own.masked_fill(~torch.isfinite(units), 0.0)
+
+
+def _made(y: Tensor, worst: Tensor, spread: Tensor, rounding: Rounding) -> Tracked:
+    """A result, undecided where it may have overflowed on the way although the end of the formula is finite."""
+    over = torch.isfinite(y) & (y.abs() + worst > rounding.largest)
+    if bool(over.any()):
+        worst, spread = worst.masked_fill(over, INF), spread.masked_fill(over, INF)
+    return Tracked(y, worst, spread, rounding)
 
 
 def _pair(a: Any, b: Any) -> tuple[Tracked, Tracked, Rounding]:
@@ -169,7 +178,7 @@ def _add(a: Any, b: Any) -> Tracked:
     y = a.value + b.value
     units = a.value.abs() + b.value.abs() if rounding.regrouped else y.abs()
     own = _own(rounding, units)
-    return Tracked(y, a.worst + b.worst + own, torch.hypot(torch.hypot(a.spread, b.spread), own), rounding)
+    return _made(y, a.worst + b.worst + own, torch.hypot(torch.hypot(a.spread, b.spread), own), rounding)
 
 
 def _sub(a: Any, b: Any) -> Tracked:
@@ -184,7 +193,7 @@ def _mul(a: Any, b: Any) -> Tracked:
     ea, eb = finite(a.worst), finite(b.worst)
     own = _own(rounding, y.abs())
     spread = torch.hypot(torch.hypot(x * finite(b.spread), z * finite(a.spread)), own)
-    return Tracked(y, settle(x * eb + z * ea + ea * eb + own), settle(spread), rounding)
+    return _made(y, settle(x * eb + z * ea + ea * eb + own), settle(spread), rounding)
 
 
 def _div(a: Any, b: Any) -> Tracked:
@@ -193,7 +202,7 @@ def _div(a: Any, b: Any) -> Tracked:
     own = _own(rounding, y.abs() * 2.5)
     worst = ((a.worst + y.abs() * b.worst) / (z - b.worst)).masked_fill(b.worst >= z, INF)
     spread = (torch.hypot(a.spread, y.abs() * b.spread) / (z - b.spread)).masked_fill(b.spread >= z, INF)
-    return Tracked(y, settle(worst + own), settle(torch.hypot(spread, own)), rounding)
+    return _made(y, settle(worst + own), settle(torch.hypot(spread, own)), rounding)
 
 
 def _matmul(a: Any, b: Any) -> Tracked:
@@ -206,7 +215,7 @@ def _matmul(a: Any, b: Any) -> Tracked:
     worst = x @ eb + ea @ (z + eb) + magnitude * (grow + 2 * rounding.operand) + lost
     variance = x.square() @ finite(b.spread).clamp(max=1e150).square() + finite(a.spread).clamp(max=1e150).square() @ z.square()
     own = magnitude * (math.sqrt(n) * rounding.accumulator + rounding.u + rounding.operand) + (rounding.eta if rounding.u else 0.0)
-    return Tracked(a.value @ b.value, settle(worst), settle((variance + own.square()).sqrt()), rounding)
+    return _made(a.value @ b.value, settle(worst), settle((variance + own.square()).sqrt()), rounding)
 
 
 def _softmax(x: Tracked, dim: int = -1, dtype: Any = None) -> Tracked:
