@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specs import Draw, Rule, op, unary
-from specs.formats import UINT64, Format
+from specs.contrib import MICROSOFT, declare
+from specs.formats import BFLOAT16, DOUBLE, FLOAT, FLOAT16, FLOATS, UINT64, Format
 from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, both, finite, integers_exact, lipschitz, local, monotone
 from specs.pointwise import answer, choose_attrs, monotone_all, nan_free, ordered, piecewise
 from specs.program import Node
@@ -41,6 +42,11 @@ def _rounded(spread_of: Callable[[Any], float], rounding: Callable[[Any, Any, fl
         return answer(worst, spread, y)
 
     return rule
+
+
+def _same_shape(g: Draw) -> Rule:
+    x = g.operand(low=0)
+    return Rule([x], [x])
 
 
 # piecewise linear ------------------------------------------------------------------------------------------------------
@@ -145,6 +151,22 @@ def _swish(a: Node, x: Tensor) -> Tensor:
     return x * (x * a.alpha).sigmoid()
 
 
+def _gelu_slope(a: Node) -> float:
+    return 1.13
+
+
+def _gelu_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
+    """4 u |x|. The function that ONNX defines the tanh form by holds its constants in float32, which shows in doubles."""
+    constants = 2.0**27 if a.out_formats[0] is DOUBLE and a.approximate == "tanh" else 0.0  # 2^-25 in units of u
+    return x.abs() * (4 + constants) + y.abs() * 3
+
+
+def _hard_swish_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
+    """3 u |x|; by ONNX's definition 1/6 is a float32 attribute."""
+    sixth = 2.0**52 * 5e-9 if a.out_formats[0] is DOUBLE else 0.0
+    return x.abs() * (3 + x.abs().clamp(max=3.1) * sixth)
+
+
 def _gate_rounding(a: Any, x: Tensor, y: Tensor) -> Tensor:
     """A sigmoid within 6 u s + 4 u of an argument that was itself rounded, times x."""
     return x.abs() * 4.5 + y.abs() * 7
@@ -154,12 +176,12 @@ def _gate_rounding(a: Any, x: Tensor, y: Tensor) -> Tensor:
 unary(
     "Gelu",
     _gelu,
-    error=_rounded(lambda a: 1.13, lambda a, x, y: x.abs() * 4 + y.abs() * 3),
+    error=_rounded(_gelu_slope, _gelu_rounding),
     since=20,
     attrs=lambda g: choose_attrs(g, approximate=["tanh", "none"]),
 )
 unary("Mish", F.mish, error=lipschitz(1.09, 4, relative_to_input=True), since=18)
-unary("HardSwish", F.hardswish, error=lipschitz(1.5, 3, relative_to_input=True), since=14)
+op("HardSwish", meaning=lambda a, x: F.hardswish(x), error=_rounded(lambda a: 1.5, _hard_swish_rounding), since=14)(_same_shape)
 unary("Swish", _swish, error=_rounded(lambda a: 1.1, _gate_rounding), since=24, attrs=lambda g: choose_attrs(g, alpha=[1.0, 1.702, 0.5, -1.0, 0.0]))
 
 
@@ -286,10 +308,6 @@ def _fast_gelu(a: Node, x: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.gelu(x if bias is None else x + bias, approximate="tanh")
 
 
-def _quick_gelu(a: Node, x: Tensor) -> Tensor:
-    return x * (x * (1.702 if a.alpha is None else a.alpha)).sigmoid()
-
-
 def _biased_gelu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     """Gelu of a rounded sum."""
     x, bias, y, form = balls[0], balls[1] if len(balls) > 1 else None, ys[0], node.out_formats[0]
@@ -301,32 +319,94 @@ def _biased_gelu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
         total = total + bias.value
         own = own + (x.value.abs() + bias.value.abs()) * (1.13 * u)
         (worst, spread) = both((worst, spread), bias.worst) if bias.worst is not None else (worst, spread)
-    own = own + total.abs() * (4 * u)
+    own = own + total.abs() * (4 * u + (2.0**-25 if form is DOUBLE else 0.0))  # constants may be float32, as in Gelu
     return answer(None if worst is None else worst * 1.13, None if spread is None else spread * 1.13, y, own)
 
 
-MICROSOFT = "com.microsoft"
+declare("Gelu", "X:T", "Y:T", T=FLOATS)
+declare("QuickGelu", "X:T", "Y:T", {"alpha": 1.702}, T=FLOATS)
+declare("FastGelu", "X:T bias:T?", "Y:T", T=FLOATS)
+declare("BiasGelu", "A:T B:T", "C:T", T=FLOATS)
 
 
-@op("Gelu", meaning=lambda a, x: F.gelu(x), error=_rounded(lambda a: 1.13, lambda a, x, y: x.abs() * 4 + y.abs() * 3), domain=MICROSOFT)
+@op("Gelu", meaning=lambda a, x: F.gelu(x), error=_rounded(_gelu_slope, _gelu_rounding), domain=MICROSOFT, among=[FLOAT])
 def microsoft_gelu(g: Draw) -> Rule:
     x = g.operand()
     return Rule([x], [x])
 
 
-@op("QuickGelu", meaning=_quick_gelu, error=_rounded(lambda a: 1.1, _gate_rounding), domain=MICROSOFT)
+@op("QuickGelu", meaning=_swish, error=_rounded(lambda a: 1.1, _gate_rounding), domain=MICROSOFT, among=[FLOAT])
 def quick_gelu(g: Draw) -> Rule:
     x = g.operand()
     return Rule([x], [x], choose_attrs(g, alpha=[1.702, 1.0, 0.5, -1.0]))
 
 
-@op("FastGelu", meaning=_fast_gelu, error=_biased_gelu_error, domain=MICROSOFT)
+@op("FastGelu", meaning=_fast_gelu, error=_biased_gelu_error, domain=MICROSOFT, among=[FLOAT])
 def fast_gelu(g: Draw) -> Rule:
     x = g.operand(rank=(1, 4))
-    return Rule([x, g.operand(like=[x[-1]], role="weight") if g.flag() else None], [x])
+    if g.flag():
+        g.skip()
+        return Rule([x, None], [x])
+    return Rule([x, g.operand(like=[x[-1]], role="weight")], [x])
 
 
-@op("BiasGelu", meaning=lambda a, x, bias: F.gelu(x + bias), error=_biased_gelu_error, domain=MICROSOFT)
+@op("BiasGelu", meaning=lambda a, x, bias: F.gelu(x + bias), error=_biased_gelu_error, domain=MICROSOFT, among=[FLOAT])
 def bias_gelu(g: Draw) -> Rule:
     x = g.operand(rank=(1, 4))
     return Rule([x, g.operand(like=[x[-1]], role="weight")], [x])
+
+
+def _scaled_silu(a: Node, x: Tensor, scale: Tensor | None = None) -> Tensor:
+    z = (x * (a.alpha if scale is None else scale.reshape(()).to(a.promote or torch.float32))).to(x.dtype)
+    return z * z.sigmoid()
+
+
+def _scaled_silu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """x sigmoid(x), of slope 1.1 at most, of a rounded product."""
+    x, scale, y, form = balls[0], balls[1] if len(balls) > 1 else None, ys[0], node.out_formats[0]
+    assert x is not None
+    factor = node.alpha if scale is None else scale.value.reshape(())
+    u, z = policy.u(form), x.value * factor
+    own = z.abs() * (4.5 + 2.5) * u + y.abs() * 7 * u + policy.eta(form)
+
+    def swing(e: Any, d: Any) -> Any:
+        parts = None if e is None else e * abs(factor)
+        if d is None:
+            return None if parts is None else parts * 1.1
+        turned = (x.value.abs() + (0.0 if e is None else e)) * d.reshape(())
+        return (turned if parts is None else parts + turned) * 1.1
+
+    return answer(swing(x.worst, None if scale is None else scale.worst), swing(x.spread, None if scale is None else scale.spread), y, own)
+
+
+def _gated_add_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """x + y gate, each step rounded."""
+    x, other, gate = (b for b in balls if b is not None)
+    u, y = policy.u(node.out_formats[0]), ys[0]
+    part = other.value * gate.value
+
+    def swing(which: int) -> Tensor:
+        e, d, f = (torch.zeros((), dtype=torch.float64) if b[which] is None else b[which] for b in (x, other, gate))
+        return e + d * gate.value.abs() + f * other.value.abs() + d * f
+
+    return answer(swing(1), swing(2), y, (part.abs() * 2 + x.value.abs()) * u + policy.eta(node.out_formats[0]))
+
+
+SINGLES = [FLOAT, FLOAT16, BFLOAT16]
+declare("ScaledSiLU", "X:T scale:M?", "Y:T", {"alpha": 1.0}, T=SINGLES, M=SINGLES)
+declare("GatedAdd", "X:T Y:T gate:T", "output:T", T=SINGLES)
+
+
+@op("ScaledSiLU", meaning=_scaled_silu, error=_scaled_silu_error, domain=MICROSOFT)
+def scaled_silu(g: Draw) -> Rule:
+    x = g.operand()
+    if g.flag():
+        return Rule([x, g.given([], 0.25, 2.0, role="weight")], [x])
+    g.skip()
+    return Rule([x, None], [x], choose_attrs(g, alpha=[0.5, 1.702, -1.0]))
+
+
+@op("GatedAdd", meaning=lambda a, x, y, gate: x + y * gate, error=_gated_add_error, domain=MICROSOFT, among=[FLOAT, FLOAT16])
+def gated_add(g: Draw) -> Rule:
+    x = g.operand(rank=(1, 4))
+    return Rule([x, g.operand(like=x), g.operand(like=[*x[:-1], 1])], [x])
