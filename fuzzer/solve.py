@@ -15,7 +15,6 @@ import z3
 from fuzzer.concrete import Concrete
 from specs.formats import INT64, Format
 from specs.rule import Dim, Misfit, Operand, Rule
-from specs.terms import known
 
 LARGEST = 64  # no unknown dim is larger
 ROUNDS = 6  # how often targets are dropped before the sizes are left to z3
@@ -74,12 +73,13 @@ class Symbolic(Concrete):
         return self._fresh(self._variable(), among, dims, role=role)
 
     def const(self, content: Any) -> Operand:
-        if isinstance(content, np.ndarray) or known(*_flat(content)):
+        if isinstance(content, np.ndarray) or not any(isinstance(c, z3.ExprRef) for c in _flat(content)):
             return super().const(content)
         variable = self._variable()
         form = INT64 if INT64 in self._allowed(variable, None) else self.type(variable)
         self.bound[variable] = form
-        return self._append(Operand((len(content),), format=form, content=content, role="parameter"), form)
+        shape = (len(content),) if isinstance(content, (list, tuple)) else ()
+        return self._append(Operand(shape, format=form, content=content, role="parameter"), form)
 
     def solved(self, rule: Rule) -> Rule:
         """The rule with ints, its first output having the target's shape. Raises Misfit when there is no solution."""

@@ -16,6 +16,8 @@ from specs.formats import BOOL, BY_ONNX, DOUBLE, FLOAT, FLOAT16, INT8, INT32, IN
 from specs.numerics import Ball, Policy, Radii, exact_whole, moves
 from specs.ops.shape import any_type, reads_shape
 from specs.program import Node, to_torch
+from specs.rule import Dim
+from specs.terms import known
 
 #: Formats of which a Constant is drawn; other operators draw the rest as initializers.
 PLAIN = [FLOAT, INT64, FLOAT16, DOUBLE, INT32, BOOL, INT8, UINT8]
@@ -116,15 +118,16 @@ def range_(g: Draw) -> Rule:
     form = g.type("T")
     count = g.size(1, 32) if not g.flag(0.05) else 0
     step = g.int(1, 4) * (-1 if form.lowest < 0 and g.flag(0.4) else 1)
-    start = g.int(-16, 16)
-    if form.is_float:
+    start, sign = g.int(-16, 16), 1 if step > 0 else -1
+    if not known(count):
+        first, last, by = start, start + count * step, step
+    elif form.is_float:
         first, by = start / 4, step * g.pick([1.0, 0.5, 0.1, 1 / 3])
         last = first + (count - 0.5) * by
     else:
         first, by = start, step
-        last = start + (count - 1) * step + g.int(1, abs(step)) * (1 if step > 0 else -1) if count else start - g.int(0, 3) * (1 if step > 0 else -1)
-    operands = [g.const(np.array(v, form.numpy)) for v in (first, last, by)]
-    return Rule(operands, [[count]])
+        last = start + (count - 1) * step + g.int(1, abs(step)) * sign if count else start - g.int(0, 3) * sign
+    return Rule([g.const(first), g.const(last), g.const(by)], [[count]])
 
 
 def _eye_like(a: Node, x: Tensor) -> Tensor:
@@ -181,14 +184,16 @@ def one_hot(g: Draw) -> Rule:
     usual = [INT64, INT32, FLOAT] if g.flag(0.8) else [FLOAT, *INTEGERS]
     form = g.type("T1", among=usual)
     depth, outside = g.size(1, 16), 1 if g.flag(0.2) else 0
-    shape = g.sizes(g.int(1, 3), 1, 8)
     low, high = -depth - 2 * outside if form.lowest < 0 and g.flag(0.4) else 0, depth - 1 + 2 * outside
-    if form.is_float:
-        shape = shape[:2]
+    if form.is_float and known(depth):
+        shape: list[Dim] = [g.int(1, 8) for _ in range(g.int(1, 2))]
         indices = g.const(np.array([g.int(low, high) for _ in range(math.prod(shape))], form.numpy).reshape(shape))
     else:
+        g.require(not form.is_float)
+        shape = g.sizes(g.int(1, 3), 1, 8)
         indices = g.given(shape, low, high, among=[form])
-    size = g.const(np.array(depth if g.flag(0.7) else [depth], g.type("T2", among=usual).numpy))
+    g.type("T2", among=usual)
+    size = g.const(depth if g.flag(0.7) else [depth])
     values = g.operand(like=[2], role="weight")
     attrs, axis = dict[str, int](), len(shape)
     if g.flag(0.6):
