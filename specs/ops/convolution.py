@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 from specs.draw import Draw
 from specs.numerics import linear
 from specs.operator import op
-from specs.ops.windows import ROOM, Axis, cut, place, slide, symmetric
+from specs.ops.windows import AUTO, ROOM, Axis, cut, give, overflow_safe, place, slide, symmetric
 from specs.program import Node
 from specs.rule import Dim, Rule
 from specs.terms import floor_div, known, prod
@@ -48,7 +48,7 @@ def _terms(node: Node, values: Sequence[Any]) -> float:
     return values[1][0].numel() + 1 if len(values[1]) else 1
 
 
-@op("Conv", meaning=convolve, error=linear(_terms, bias=2), weight=2.0)
+@op("Conv", meaning=convolve, error=overflow_safe(linear(_terms, bias=2)), weight=2.0)
 def conv(g: Draw) -> Rule:
     """Grouped and depthwise, dilated, padded unevenly or by auto_pad, in one to three dimensions."""
     x = g.operand(rank=(3, 5), low=0)
@@ -137,45 +137,64 @@ def _transposed_terms(node: Node, values: Sequence[Any]) -> float:
     return w.shape[0] // node.group * hits + 1
 
 
-@op("ConvTranspose", meaning=transposed, error=linear(_transposed_terms, bias=2))
+class _Step(NamedTuple):
+    """One axis of a transposed convolution: `whole` is its result before the pads crop it."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    extra: int
+    whole: Dim
+    begin: int
+    end: int
+
+
+def _step(g: Draw, size: Dim, stride: int, same: bool, padded: bool, more: bool, dilated: bool) -> _Step:
+    d = g.pick((2, 3, 1)) if dilated else 1
+    k = g.pick([v for v in (3, 2, 1, 4, 5) if not same or d * (v - 1) + 1 >= stride])
+    extra = g.int(0, stride - 1) if more else 0
+    whole = stride * (size - 1) + d * (k - 1) + 1 + extra
+    begin = end = 0
+    if padded:
+        most = min(3, d * (k - 1) + 1, (whole - 1) // 2) if known(whole) else min(3, d * (k - 1))
+        begin = g.int(0, most)
+        end = begin if g.flag() else g.int(0, most)
+    return _Step(k, stride, d, extra, whole, begin, end)
+
+
+@op("ConvTranspose", meaning=transposed, error=overflow_safe(linear(_transposed_terms, bias=2)))
 def conv_transpose(g: Draw) -> Rule:
-    """Upsampling by strides; pads, output_shape and SAME each say in their own way what is cut off."""
+    """Upsampling by strides; pads, output_shape and SAME each say in their own way what is cut off.
+
+    Not drawn because shape inference and the text differ: SAME with output_padding, SAME with a kernel below the stride.
+    """
     x = g.operand(rank=(3, 5), low=0)
     n, c, *space = x
     for d in (c, *space):
         g.require(d >= 1)
-    auto = g.pick(("NOTSET",) * 5 + ("SAME_UPPER", "SAME_LOWER", "VALID"))
+    auto = g.pick(AUTO)
     same, shaped = auto.startswith("SAME"), g.flag(0.2)
     padded, more = auto == "NOTSET" and not shaped and g.flag(), not same and g.flag(0.25)
     strided, dilated = g.flag(0.6), g.flag(0.2)
     room = ROOM // max(1, prod([n, *space])) if known(n, *space) else 8
-    steps: list[tuple[int, int, int, int, Dim, int, int]] = []
+    steps: list[_Step] = []
     for size in space:
-        s = g.pick([v for v in (2, 3, 1) if v <= max(1, room)]) if strided else 1
-        room //= s
-        d = g.pick((2, 3, 1)) if dilated else 1
-        k = g.pick([v for v in (3, 2, 1, 4, 5) if not same or d * (v - 1) + 1 >= s])
-        extra = g.int(0, s - 1) if more else 0
-        whole = s * (size - 1) + d * (k - 1) + 1 + extra
-        begin = end = 0
-        if padded:
-            most = min(d * (k - 1), 3) if not known(size) else min(3, d * (k - 1) + 1, (whole - 1) // 2)
-            begin = g.int(0, most)
-            end = begin if g.flag() else g.int(0, most)
-        steps.append((k, s, d, extra, whole, begin, end))
-    out: list[Dim] = [s * size if same else whole - begin - end for size, (_, s, _, _, whole, begin, end) in zip(space, steps, strict=True)]
+        stride = g.pick([v for v in (2, 3, 1) if v <= max(1, room)]) if strided else 1
+        room //= stride
+        steps.append(_step(g, size, stride, same, padded, more, dilated))
+    out: list[Dim] = [w.stride * size if same else w.whole - w.begin - w.end for size, w in zip(space, steps, strict=True)]
     attrs: dict[str, Any] = {} if auto == "NOTSET" else {"auto_pad": auto}
     if shaped and known(*out):  # shape inference gives up where the result would be smaller than the operand
         out = [o - g.int(0, min(3, o - size)) for o, size in zip(out, space, strict=True)]
         attrs["output_shape"] = out
     for o in out:
         g.require(o >= 1)
-    for name, value in (("strides", [v[1] for v in steps]), ("dilations", [v[2] for v in steps]), ("output_padding", [v[3] for v in steps])):
-        if any(v != (name != "output_padding") for v in value) or g.flag(0.1):
-            attrs[name] = value
-    if padded or (auto == "NOTSET" and g.flag(0.1)):
-        attrs["pads"] = [v[5] for v in steps] + [v[6] for v in steps]
-    kernel = [v[0] for v in steps]
+    give(g, attrs, "strides", [w.stride for w in steps], 1)
+    give(g, attrs, "dilations", [w.dilation for w in steps], 1)
+    give(g, attrs, "output_padding", [w.extra for w in steps], 0)
+    if auto == "NOTSET":
+        give(g, attrs, "pads", [w.begin for w in steps] + [w.end for w in steps], 0)
+    kernel = [w.kernel for w in steps]
     group, m = channels(g, c, prod([n, *out]), math.prod(kernel))
     if group > 1:
         attrs["group"] = group

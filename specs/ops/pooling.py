@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specs.draw import Draw
-from specs.numerics import EXACT, Ball, Policy, Radii, add, both, finite, gamma, linear, monotone, quadrature, settle
+from specs.numerics import EXACT, Ball, Policy, Radii, add, finite, gamma, linear, monotone, quadrature, settle
 from specs.operator import op
-from specs.ops.windows import ROOM, Axis, cut, place, slide, symmetric, taps
+from specs.ops.windows import ROOM, Axis, cut, overflow_safe, place, slide, symmetric, taps
 from specs.program import Node
 from specs.rule import Rule
 from specs.terms import known, prod
@@ -30,7 +30,11 @@ def _native(a: Node, axes: Sequence[Axis], x: Tensor) -> bool:
     """Whether torch's own pool does it. The reference never uses it: it is what the torch backend puts to the test."""
     if a.promote is not None or not symmetric(axes) or len(axes) not in _MAX or not x.numel():
         return False
-    return all(0 < w.out and 2 * w.begin <= w.kernel for w in axes) and (len(axes) > 1 or x.is_floating_point())
+    return all(w.out > 0 and 2 * w.begin <= w.kernel for w in axes) and (len(axes) > 1 or x.is_floating_point())
+
+
+def _parameters(axes: Sequence[Axis]) -> tuple[list[int], list[int], list[int]]:
+    return [w.kernel for w in axes], [w.stride for w in axes], [w.begin for w in axes]
 
 
 def _window_dims(axes: Sequence[Axis]) -> list[int]:
@@ -48,9 +52,8 @@ def _max_pool(a: Node, x: Tensor) -> Any:
     axes = place(a, x.shape[2:], a.kernel_shape)
     indices = len(a.outputs) > 1 and bool(a.outputs[1])
     if not indices and _native(a, axes, x):
-        return _MAX[len(axes)](
-            x, [w.kernel for w in axes], [w.stride for w in axes], [w.begin for w in axes], [w.dilation for w in axes], ceil_mode=any(w.reach > w.end for w in axes)
-        )
+        y = _MAX[len(axes)](x, *_parameters(axes), [w.dilation for w in axes], ceil_mode=any(w.reach > w.end for w in axes))
+        return (y, None) if len(a.outputs) > 1 else y
     windows = cut(x, axes, _lowest(x))
     y = windows.amax(_window_dims(axes))
     if not indices:
@@ -126,9 +129,7 @@ def _average_pool(a: Node, x: Tensor) -> Tensor:
     """The mean over the elements inside the input, or inside input and pads; what ceil_mode adds behind them never counts."""
     axes = place(a, x.shape[2:], a.kernel_shape)
     if _native(a, axes, x) and all(w.dilation == 1 for w in axes) and not (len(axes) == 3 and _half(a, x)):
-        return _MEAN[len(axes)](
-            x, [w.kernel for w in axes], [w.stride for w in axes], [w.begin for w in axes], any(w.reach > w.end for w in axes), bool(a.count_include_pad)
-        )
+        return _MEAN[len(axes)](x, *_parameters(axes), any(w.reach > w.end for w in axes), bool(a.count_include_pad))
     y = (cut(x.float(), axes) if _half(a, x) else cut(x, axes)).sum(_window_dims(axes))
     for i, w in enumerate(axes):
         counts = taps(w, bool(a.count_include_pad))
@@ -143,7 +144,7 @@ def _kernel_terms(node: Node, values: Sequence[Any]) -> float:
     return math.prod(node.kernel_shape)
 
 
-_window_sums = linear(_kernel_terms, weights=())
+_window_sums = overflow_safe(linear(_kernel_terms, weights=()), _kernel_terms)
 
 
 def running(policy: Policy, node: Node, axes: Sequence[Axis], magnitude: Tensor) -> Tensor | None:
@@ -286,7 +287,7 @@ def _global(g: Draw) -> tuple[Any, list[Any]]:
     return x, [n, c, *[1] * len(space)]
 
 
-@op("GlobalAveragePool", meaning=_global_average, error=linear(_space_terms, weights=()))
+@op("GlobalAveragePool", meaning=_global_average, error=overflow_safe(linear(_space_terms, weights=()), _space_terms))
 def global_average_pool(g: Draw) -> Rule:
     """One mean a channel."""
     x, shape = _global(g)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from specs.contraction import overflowing
 from specs.draw import Draw
+from specs.numerics import Ball, ErrorRule, Policy, Radii, outputs
 from specs.rule import Dim, UsageError
 from specs.terms import ceil_div, known, minimum, window
 
@@ -98,6 +100,23 @@ def symmetric(axes: Sequence[Axis]) -> bool:
     return all(w.begin == w.end for w in axes)
 
 
+def overflow_safe(rule: ErrorRule, terms: Any = None) -> ErrorRule:
+    """`rule`, undecided where the accumulator of a half format may overflow on the way to a finite result.
+
+    `terms`: a mean adds that many elements before it divides.
+    """
+
+    def wrapped(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        radii, form = rule(node, policy, balls, ys), node.out_formats[0]
+        if form is None or not form.is_float or form.bits > 16 or not policy.half_accumulation or radii[0][0] is None:
+            return radii
+        values = [None if b is None else b.value for b in balls]
+        reached = outputs(node.op.meaning(node, *(v.abs() if v is not None and v.is_floating_point() else v for v in values)))[0]
+        return [overflowing(policy, form, reached * (terms(node, values) if terms else 1), *radii[0]), *radii[1:]]
+
+    return wrapped
+
+
 # drawing ---------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Drawn:
@@ -120,13 +139,15 @@ class _Step(NamedTuple):
         return self.dilation * (self.kernel - 1) + 1
 
 
-def slide(g: Draw, space: Sequence[Dim], *, dilate: bool = True, ceil: bool = False, inside: bool = False) -> Drawn:
+def slide(
+    g: Draw, space: Sequence[Dim], *, dilate: bool = True, ceil: bool = False, inside: bool = False, automatic: bool = True, kernels: Sequence[int] = KERNELS
+) -> Drawn:
     """Kernel, strides, pads, dilations and auto_pad over `space`, whose sizes may be unknown.
 
-    ceil    the operator has ceil_mode
+    automatic, dilate, ceil   the operator has auto_pad, dilations, ceil_mode
     inside  a pool: no window may lie in the padding alone, and padding stays smaller than the kernel
     """
-    auto = g.pick(AUTO)
+    auto = g.pick(AUTO) if automatic else "NOTSET"
     padded, strided = auto == "NOTSET" and g.flag(0.6), g.flag(0.4)
     dilated = dilate and g.flag(0.1 if auto.startswith("SAME") else 0.3)
     square = g.flag(0.5)
@@ -135,7 +156,7 @@ def slide(g: Draw, space: Sequence[Dim], *, dilate: bool = True, ceil: bool = Fa
         if steps and square and _fits(size, steps[-1], auto, inside):
             steps.append(steps[-1])
         else:
-            steps.append(_step(g, size, auto, padded, strided, dilated, inside))
+            steps.append(_step(g, size, kernels, auto, padded, strided, dilated, inside))
     if not known(*space):
         for size, w in zip(space, steps, strict=True):
             if not auto.startswith("SAME"):
@@ -144,17 +165,17 @@ def slide(g: Draw, space: Sequence[Dim], *, dilate: bool = True, ceil: bool = Fa
                 g.require(size >= w.dilation)
     up = ceil and auto == "NOTSET" and g.flag(0.4) and _ceil_agreed(g, space, steps)
     attrs: dict[str, Any] = {"auto_pad": auto} if auto != "NOTSET" else {}
-    _give(g, attrs, "strides", [w.stride for w in steps], 1)
+    give(g, attrs, "strides", [w.stride for w in steps], 1)
     if dilate:
-        _give(g, attrs, "dilations", [w.dilation for w in steps], 1)
+        give(g, attrs, "dilations", [w.dilation for w in steps], 1)
     if auto == "NOTSET":
-        _give(g, attrs, "pads", [w.begin for w in steps] + [w.end for w in steps], 0)
+        give(g, attrs, "pads", [w.begin for w in steps] + [w.end for w in steps], 0)
     if up:
         attrs["ceil_mode"] = 1
     return Drawn([w.kernel for w in steps], attrs, [_positions(size, w, auto, up) for size, w in zip(space, steps, strict=True)])
 
 
-def _give(g: Draw, attrs: dict[str, Any], name: str, value: list[int], default: int) -> None:
+def give(g: Draw, attrs: dict[str, Any], name: str, value: list[int], default: int) -> None:
     """Attributes at their default are left out, or sometimes given all the same."""
     if any(v != default for v in value) or g.flag(0.2):
         attrs[name] = value
@@ -166,7 +187,7 @@ def _fits(size: Dim, w: _Step, auto: str, inside: bool) -> bool:
     return (auto.startswith("SAME") or size + w.begin + w.end >= w.span) and (not inside or size >= w.dilation)
 
 
-def _step(g: Draw, size: Dim, auto: str, padded: bool, strided: bool, dilated: bool, inside: bool) -> _Step:
+def _step(g: Draw, size: Dim, kernels: Sequence[int], auto: str, padded: bool, strided: bool, dilated: bool, inside: bool) -> _Step:
     """One axis: for a known size only what fits, for an unknown one small numbers."""
     dilation = g.pick((2, 3, 1)) if dilated else 1
     if known(size) and inside and size < dilation:
@@ -177,10 +198,11 @@ def _step(g: Draw, size: Dim, auto: str, padded: bool, strided: bool, dilated: b
     def most(k: int) -> int:
         return min(k - 1, 3) + spare if padded else 0
 
-    kernels: Sequence[int] = KERNELS[:4]
     if known(size):
-        kernels = [k for k in KERNELS if auto.startswith("SAME") or dilation * (k - 1) + 1 <= size + 2 * most(k)]
-    k = g.pick(kernels or (1,))
+        kernels = [k for k in kernels if auto.startswith("SAME") or dilation * (k - 1) + 1 <= size + 2 * most(k)] or (1,)
+    else:
+        kernels = [k for k in kernels if k <= 5]
+    k = g.pick(kernels)
     need = max(0, dilation * (k - 1) + 1 - size) if known(size) and padded else 0
     begin = end = 0
     if padded and most(k):
@@ -193,7 +215,9 @@ def _ceil_agreed(g: Draw, space: Sequence[Dim], steps: Sequence[_Step]) -> bool:
     """Whether ceil_mode may be drawn: before opset 22 shape inference keeps a last window that nobody else computes."""
     if g.opset >= 22:
         return True
-    agreed = [window(size, w.kernel, w.stride, w.begin + w.end, w.dilation, True) <= ceil_div(size + w.begin, w.stride) for size, w in zip(space, steps, strict=True)]
+    agreed = [
+        window(size, w.kernel, w.stride, w.begin + w.end, w.dilation, True) <= ceil_div(size + w.begin, w.stride) for size, w in zip(space, steps, strict=True)
+    ]
     if known(*space):
         return all(agreed)
     for condition in agreed:
