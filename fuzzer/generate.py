@@ -19,7 +19,7 @@ from fuzzer.sources import Seeded
 from fuzzer.wrap import wrap
 from oracles.records import Case
 from specs.draw import Source
-from specs.program import Program
+from specs.program import Program, to_torch
 
 
 REPAIRS = 4  # operators replaced, at most, in a network that has no safe inputs as drawn
@@ -56,6 +56,7 @@ def generate_from(source: Source, nodes: int, menu: Menu = EVERYTHING, elements:
         found = search(network.leaves, program, source)
     times.append(time.perf_counter())
     fill(proto, found.contents)
+    _refill(program, network, found.contents)
     model = proto.SerializeToString()
     if check:
         onnx.checker.check_model(model, full_check=True)
@@ -63,6 +64,17 @@ def generate_from(source: Source, nodes: int, menu: Menu = EVERYTHING, elements:
     inputs = {v.name: found.contents[v.name] for v in network.inputs}
     seconds = dict(zip(("grow", "emit", "search", "check"), np.diff(times).tolist(), strict=True))
     return Generated(Case(model, inputs, dict(origin or {})), network, program, found, seconds, repairs)
+
+
+def _refill(program: Program, network: Network, contents: Mapping[str, np.ndarray]) -> None:
+    """Give the program that was searched the contents that were found, instead of parsing the finished model again."""
+    constants = program.graph.constants
+    for v in network.leaves:
+        if v.kind == "initializer":
+            constants[v.name] = (v.format, to_torch(contents[v.name], v.format, program.promote))
+    for node in program.graph.nodes:
+        if node.op.name == "Constant" and node.outputs[0] in contents:
+            node.attrs["value"] = (node.attrs["value"][0], contents[node.outputs[0]])
 
 
 def generate(seed: int, index: int = 0, *, nodes: int = 10, menu: Menu = EVERYTHING, elements: int = 4096) -> Case:

@@ -9,7 +9,6 @@ import tempfile
 import traceback
 from pathlib import Path
 
-import click
 import typer
 
 app = typer.Typer(
@@ -19,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fuzz deep-learning compilers through ONNX, and be believed.\n\nStart with `fuzz doctor`, then `fuzz run --budget 2m`.",
 )
-COMMANDS = ("run", "check", "generate", "replay", "show", "specs", "backends", "doctor", "bench")
+COMMANDS = ("check", "generate", "specs", "backends")
 
 
 class Exit:
@@ -53,15 +52,9 @@ def main() -> None:
 
 def _status() -> int:
     try:
-        result = app(standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return Exit.INTERRUPTED
-    except click.exceptions.Exit as e:
-        return e.exit_code
-    except click.ClickException as e:
-        e.show()
-        return Exit.USAGE
+        app()
+    except SystemExit as e:  # how typer ends: commands by typer.Exit, wrong usage with 2
+        return e.code if isinstance(e.code, int) else Exit.USAGE
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:  # `fuzz specs | head`
@@ -69,6 +62,7 @@ def _status() -> int:
         return 0
     except Exception as e:
         return _failed(e)
+    return 0
 
 
 def _failed(error: Exception) -> int:
