@@ -1,4 +1,6 @@
-"""Operators outside ONNX, declared to onnx itself, so that types, defaults and the checker treat them like any other.
+"""Operators outside ONNX, declared in its own terms, so that types and attribute defaults are looked up like any other's.
+
+They stay out of onnx's registry, which is the user's: onnx.reference refuses to start when a name occurs in two domains.
 
 A signature is written as in ONNX's own tables: `declare("FastGelu", "X:T bias:T?", "Y:T", T=FLOATS)`.
 """
@@ -9,23 +11,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import onnx
-from onnx.defs import OpSchema, register_schema
+from onnx.defs import OpSchema
 
 from specs.formats import Format
+from specs.schema import declared
 
 MICROSOFT = "com.microsoft"
 _OPTIONS = {"?": OpSchema.FormalParameterOption.Optional, "*": OpSchema.FormalParameterOption.Variadic}
 
 
 def declare(name: str, inputs: str, outputs: str, attrs: dict[str, Any] | None = None, domain: str = MICROSOFT, **types: Sequence[Format]) -> None:
-    """Register version 1 of an operator: `name:Type` separated by spaces, `?` optional, `*` variadic; `attrs` are defaults.
+    """Declare version 1 of an operator: `name:Type` separated by spaces, `?` optional, `*` variadic; `attrs` are defaults.
 
     A type is one of the `types` given or literal, such as `tensor(int64)`. An attribute whose default is a Python type has
     none and may be left out.
     """
     constraints = [(variable, [f"tensor({f.name})" for f in formats], "") for variable, formats in types.items()]
     attributes = [_attribute(key, value) for key, value in (attrs or {}).items()]
-    register_schema(OpSchema(name, domain, 1, "", inputs=_parameters(inputs), outputs=_parameters(outputs), type_constraints=constraints, attributes=attributes))
+    declared[domain, name] = OpSchema(name, domain, 1, "", inputs=_parameters(inputs), outputs=_parameters(outputs), type_constraints=constraints, attributes=attributes)
 
 
 def _parameters(text: str) -> list[OpSchema.FormalParameter]:

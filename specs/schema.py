@@ -12,9 +12,15 @@ import onnx.helper
 from specs.formats import BY_NAME, Format
 
 
+#: Schemas of operators outside ONNX by (domain, name); see specs.contrib.
+declared: dict[tuple[str, str], onnx.defs.OpSchema] = {}
+
+
 @lru_cache(maxsize=None)
 def schema(name: str, domain: str = "", opset: int = 26) -> onnx.defs.OpSchema | None:
-    """The schema in force at this opset, None for an operator ONNX does not define."""
+    """The schema in force at this opset, None for an operator that neither ONNX nor specs.contrib defines."""
+    if (domain, name) in declared:
+        return declared[domain, name]
     try:
         return onnx.defs.get_schema(name, max_inclusive_version=opset, domain=domain)
     except onnx.defs.SchemaError:
