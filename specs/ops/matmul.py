@@ -235,7 +235,7 @@ def einsum(g: Draw) -> Rule:
 
 def _einsum_rule(g: Draw, operands: list[Operand], terms: list[str], sizes: dict[str, Dim], front: list[Dim]) -> Rule:
     equation, ellipsis = ",".join(terms), any("..." in t for t in terms)
-    if g.flag(0.2):
+    if equation and g.flag(0.2):
         result = _explicit(equation).split("->")[1].replace("...", "")
         at = 0
     else:
