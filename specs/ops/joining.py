@@ -105,6 +105,8 @@ def _slice(a: Node, x: Tensor, starts: Tensor | None = None, ends: Tensor | None
     by: list[int] = [1] * len(first) if steps is None else steps.tolist()
     for start, end, axis, step in zip(first, last, where, by, strict=True):
         size = x.shape[axis]
+        if size == 0:
+            continue
         start, end = _clamp(start, size, 0, size if step > 0 else size - 1), _clamp(end, size, *((0, size) if step > 0 else (-1, size - 1)))
         if step > 0:
             x = x[(slice(None),) * (axis % x.dim()) + (slice(start, end, step),)]

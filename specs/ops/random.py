@@ -1,5 +1,8 @@
 """Operators with random results, and Dropout. No two implementations agree on a sample: only what is certain of any is decided.
 
+A sample that is merely bounded is undecided too: what follows counts its own roundings at the reference's sample, which
+says nothing of theirs when the radius is as large as the value.
+
 A meaning draws from a generator seeded by the node itself, so that the same model gives the same sample every time.
 """
 
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import BY_ONNX
-from specs.numerics import EXACT, Ball, Policy, Radii, add, quadrature, undecidable, undecided
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, undecidable, undecided
 from specs.program import Node
 
 
@@ -44,14 +47,6 @@ def _uniform_between(a: Node, x: Tensor | None = None) -> Tensor:
     return (_uniform(a, a.shape if x is None else x.shape) * (a.high - a.low) + a.low).to(_type(a, x))
 
 
-def _within(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Tensor]) -> Sequence[Radii]:
-    """A uniform sample is certain to lie between its ends."""
-    u, y = policy.u(a.out_formats[0]), ys[0].double()
-    slack = 4 * u * (abs(a.low) + abs(a.high)) + policy.eta(a.out_formats[0])
-    reach = (y - a.low).maximum(a.high - y) + slack
-    return [(reach, reach)]
-
-
 def _seeded(g: Draw, **attrs: Any) -> dict[str, Any]:
     return {**attrs, **({"seed": g.int(0, 99) / 1.0} if g.flag(0.3) else {})}
 
@@ -72,7 +67,7 @@ def random_normal(g: Draw) -> Rule:
     return Rule([], [shape], _seeded(g, shape=shape, dtype=g.type("T").onnx, **_moments(g)))
 
 
-@op("RandomUniform", meaning=_uniform_between, error=_within, weight=0.2)
+@op("RandomUniform", meaning=_uniform_between, error=undecidable, weight=0.2)
 def random_uniform(g: Draw) -> Rule:
     """A sample between two ends."""
     shape = [g.int(1, 8) for _ in range(g.int(1, 4))]
@@ -95,7 +90,7 @@ def random_normal_like(g: Draw) -> Rule:
     return Rule([x], [x], _seeded(g, **attrs, **_moments(g)))
 
 
-@op("RandomUniformLike", meaning=_uniform_between, error=_within, weight=0.2)
+@op("RandomUniformLike", meaning=_uniform_between, error=undecidable, weight=0.2)
 def random_uniform_like(g: Draw) -> Rule:
     """Like RandomUniform, in the shape of another value."""
     x, attrs = _like(g)
@@ -108,13 +103,13 @@ def _bernoulli(a: Node, p: Tensor) -> Tensor:
 
 
 def _coin(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Tensor]) -> Sequence[Radii]:
-    """0 or 1: certain where the probability itself is certainly 0 or 1, within 1 elsewhere."""
+    """Certain where the probability itself is certainly 0 or 1."""
     p = balls[0]
     assert p is not None
     chance = (p.value > 0) & (p.value < 1)
     if p.worst is not None:
         chance = chance | (p.worst > 0)
-    radius = chance.double()
+    radius = chance.double().masked_fill(chance, INF)
     return [(radius, radius)]
 
 
@@ -133,15 +128,7 @@ def _multinomial(a: Node, x: Tensor) -> Tensor:
     return torch.multinomial(chances, a.sample_size, True, generator=_generator(a)).to(BY_ONNX[a.dtype].torch)
 
 
-def _class(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Tensor]) -> Sequence[Radii]:
-    """Any class may be drawn."""
-    assert balls[0] is not None
-    y = ys[0].double()
-    radius = y.maximum(balls[0].value.shape[1] - 1 - y)
-    return [(radius, radius)]
-
-
-@op("Multinomial", meaning=_multinomial, error=_class, weight=0.2)
+@op("Multinomial", meaning=_multinomial, error=undecidable, weight=0.2)
 def multinomial(g: Draw) -> Rule:
     """Samples of classes with given logarithms of probabilities."""
     x, n = g.operand(rank=2), g.int(1, 6)
@@ -166,7 +153,7 @@ def _dropout(a: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor |
 
 
 def _dropped(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Tensor]) -> Sequence[Radii]:
-    """An identity when nothing is dropped; else every element is either 0 or scaled."""
+    """An identity when nothing is dropped; else only zeros are certain."""
     if any(b is not None and b.worst is not None for b in balls[1:]):
         return undecidable(a, policy, balls, ys)
     x, ratio, training = (*balls, None, None)[:3]
@@ -174,11 +161,9 @@ def _dropped(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence
     rate = (0.5 if a.ratio is None else a.ratio) if ratio is None else float(ratio.value)
     if rate == 0 or not _trains(a, None if training is None else training.value):
         return [(x.worst, x.spread), EXACT][: len(ys)]
-    scale, form = 1 / (1 - rate), a.out_formats[0]
-    size = x.value.abs() * (scale * (1 + 8 * policy.u(form))) + policy.eta(form)
-    worst = add(size, None if x.worst is None else x.worst * scale)
-    spread = quadrature(size, None if x.spread is None else x.spread * scale)
-    return [(worst, spread), *((undecided(y), undecided(y)) for y in ys[1:])]
+    unsure = x.value != 0 if x.worst is None else (x.value != 0) | (x.worst > 0)
+    radius = unsure.double().masked_fill(unsure, INF)
+    return [(radius, radius), *((undecided(y), undecided(y)) for y in ys[1:])]
 
 
 @op("Dropout", meaning=_dropout, error=_dropped, weight=0.5)
