@@ -29,12 +29,12 @@ class Rounding:
     accumulator: float
     operand: float
     eta: float
-    regrouped: bool
     largest: float
+    policy: Policy
 
     @classmethod
     def of(cls, policy: Policy, form: Any) -> Rounding:
-        return cls(policy.u(form), policy.accumulation(form), policy.operand(form), policy.eta(form), policy.reassociation, form.largest)
+        return cls(policy.u(form), policy.accumulation(form), policy.operand(form), policy.eta(form), form.largest, policy)
 
 
 class Tracked:
@@ -116,6 +116,25 @@ def raw(x: Any) -> Any:
     return x.value if isinstance(x, Tracked) else x
 
 
+def cast(node: Any, x: Any, form: Any) -> Any:
+    """x in another format for some steps. Only a coarser one changes the radii: a finer intermediate is legal, not required."""
+    if not isinstance(x, Tracked):
+        return x.to(node.torch(form))
+    rounding = Rounding.of(x.rounding.policy, form)
+    if rounding.u <= x.rounding.u:
+        return x
+    own = _own(rounding, x.value.abs())
+    return Tracked(x.value, x.worst + own, torch.hypot(x.spread, own), rounding)
+
+
+def attribute(c: float, x: Any) -> Any:
+    """A number computed from a float attribute, for use with x: ONNX computes such numbers in float32, whatever the type of x."""
+    if not isinstance(x, Tracked) or math.frexp(c)[0] in (0.5, -0.5, 0.0):
+        return c
+    error = torch.tensor(abs(c) * max(2.0**-23, x.rounding.u), dtype=torch.float64)
+    return Tracked(torch.tensor(c, dtype=torch.float64), error, error, x.rounding)
+
+
 def monotone(x: Any, f: Callable[[Tensor], Tensor], k: float = 4, m: float = 4) -> Any:
     """A monotone function of one tensor, tracked or not, evaluated at the ends of the interval."""
     if not isinstance(x, Tracked):
@@ -176,7 +195,7 @@ def _lift(x: Any, rounding: Rounding) -> Tracked:
 def _add(a: Any, b: Any) -> Tracked:
     a, b, rounding = _pair(a, b)
     y = a.value + b.value
-    units = a.value.abs() + b.value.abs() if rounding.regrouped else y.abs()
+    units = a.value.abs() + b.value.abs() if rounding.policy.reassociation else y.abs()
     own = _own(rounding, units)
     return _made(y, a.worst + b.worst + own, torch.hypot(torch.hypot(a.spread, b.spread), own), rounding)
 
