@@ -237,13 +237,13 @@ def monotone(k: float = 1.0, m: float = 0.0, *, at: int = 0, rounds: bool = True
             return [both(EXACT, own)]
         args = _values(balls)
 
-        def swing(e: Tensor) -> Tensor:
-            e = finite(e)
-            ends = []
+        def swing(radius: Tensor) -> Tensor:
+            e, ends = finite(radius), list[Tensor]()
             for x in (ball.value - e, ball.value + e):
                 args[at] = x
                 ends.append((outputs(node.op.meaning(node, *args))[0].double() - y).abs())
-            return ends[0].maximum(ends[1]).nan_to_num(nan=INF, posinf=INF)
+            # An undecided operand may be NaN, which no plateau bounds.
+            return ends[0].maximum(ends[1]).nan_to_num(nan=INF, posinf=INF).masked_fill(radius == INF, INF)
 
         return [both((swing(ball.worst), swing(ball.spread)), own)]
 
@@ -264,7 +264,8 @@ def lipschitz(constant: float = 1.0, k: float = 1.0, m: float = 0.0, *, relative
         own = local(policy, node.out_formats[0], ball.value.double() if relative_to_input else ys[0], k, m)
         if ball.worst is None:
             return [both(EXACT, own)]
-        return [both(((ball.worst * constant).clamp(max=cap), (ball.spread * constant).clamp(max=cap)), own)]
+        worst, spread = ((e * constant).clamp(max=cap).masked_fill(e == INF, INF) for e in (ball.worst, ball.spread))
+        return [both((worst, spread), own)]
 
     return rule
 
