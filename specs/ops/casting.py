@@ -236,8 +236,14 @@ def _numeric(g: Draw, variable: str) -> list[Format]:
     return [f for f in formats(g.op.name, "", g.opset, variable) if f.kind not in ("string", "complex")]
 
 
+def _small(g: Draw, variable: str) -> list[Format]:
+    """Formats that only casts and moves know."""
+    return [f for f in _numeric(g, variable) if (f.is_float and f.bits <= 8) or (f.is_integer and f.bits < 8)]
+
+
 def _source(g: Draw) -> Any:
-    x = g.operand(low=0, among=_numeric(g, "T1"))
+    small = g.opset >= 19 and g.flag(0.2)
+    x = g.operand(low=0, among=_small(g, "T1") if small else _numeric(g, "T1"), role="weight" if small and g.flag(0.3) else "data")
     if x.format is FLOAT8E8M0 and x.ref is None:  # fresh scales would hold negative numbers
         raise Misfit(f"{g.op.name}: scales come from other nodes only")
     return x
@@ -247,7 +253,7 @@ def _options(g: Draw, target: Format) -> dict[str, Any]:
     """saturate matters for 8-bit floats only, round_mode for scales only; elsewhere they are given now and then all the same."""
     attrs: dict[str, Any] = {}
     small = target.is_float and target.bits <= 8
-    if g.opset >= 19 and g.flag(0.6 if small else 0.1):
+    if g.opset >= 19 and g.flag(0.6 if small else 0.04):
         attrs["saturate"] = g.pick([1, 0])
     if g.opset >= 24 and g.flag(0.8 if target is FLOAT8E8M0 else 0.05):
         attrs["round_mode"] = g.pick(["up", "down", "nearest"])
@@ -257,7 +263,7 @@ def _options(g: Draw, target: Format) -> dict[str, Any]:
 @op("Cast", meaning=_cast, error=_cast_error, safe=_cast_domain, proxy=_cast_proxy, weight=2.0)
 def cast(g: Draw) -> Rule:
     x = _source(g)
-    target = g.type("T2", among=_numeric(g, "T2"))
+    target = g.type("T2", among=_small(g, "T2") if g.opset >= 19 and g.flag(0.2) else _numeric(g, "T2"))
     return Rule([x], [x], {"to": target.onnx, **_options(g, target)})
 
 
@@ -276,7 +282,7 @@ _FOUR_BITS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2
 
 
 def _width(form: Format) -> int:
-    return 8 if form is BOOL else 4 if form is FLOAT4E2M1 else form.bits
+    return 8 if form is BOOL else form.bits
 
 
 def _bits(x: Tensor, form: Format) -> Tensor:

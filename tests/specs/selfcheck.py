@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.reference
-import onnxruntime
 import torch
 
 from fuzzer.generate import Generated, generate_from
 from fuzzer.grow import OPSETS, Menu
 from fuzzer.sources import Seeded
+from oracles.backends.onnxruntime import onnxruntime, warm
 from oracles.compare import compare
 from oracles.judge import reference
 from specs.operator import Operator, operators
@@ -106,16 +106,11 @@ def _onnx_reference(model: bytes, inputs: object) -> dict[str, np.ndarray]:
 
 
 def _ort(model: bytes, inputs: object) -> dict[str, np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        compiled = onnxruntime(model, "off")
     except Exception as e:
         raise Unsupported(str(e)) from e
-    names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))  # type: ignore[call-overload]
+    return compiled(inputs)  # type: ignore[arg-type, return-value]
 
 
 def show(op: Operator, seed: int) -> str:
@@ -132,6 +127,7 @@ def main() -> int:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    warm()
     bad = 0
     for (_, name), op in sorted(operators().items()):
         if op.draw is None or (arguments.ops and name not in arguments.ops):
