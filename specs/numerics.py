@@ -238,7 +238,7 @@ def monotone(k: float = 1.0, m: float = 0.0, *, at: int = 0, rounds: bool = True
         args = _values(balls)
 
         def swing(radius: Tensor) -> Tensor:
-            e, ends = finite(radius), list[Tensor]()
+            e, ends = finite(radius), []
             for x in (ball.value - e, ball.value + e):
                 args[at] = x
                 ends.append((outputs(node.op.meaning(node, *args))[0].double() - y).abs())
