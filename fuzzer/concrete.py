@@ -68,11 +68,11 @@ class Concrete(Draw):
         kind = self.choose(16)
         if kind == 0:
             size = 2
-        elif kind < 7 and self.growth.sizes:
+        elif kind < 6 and self.growth.sizes:
             size = self.pick(self.growth.sizes)
-        elif kind < 11:
-            size = 2 + self.choose(6)
-        elif kind < 15:
+        elif kind < 10:
+            size = 4 + self.choose(10)
+        elif kind < 14:
             size = self.pick(EDGES)
         else:
             size = 1 + self.choose(48)
@@ -166,7 +166,7 @@ class Concrete(Draw):
         """Dims for a fresh operand, within the budget of elements."""
         if like is None:
             typical = self.choose(8)  # ranks 2 to 4 most of the time
-            rank = least + self.choose(most - least + 1) if typical == 7 else min(most, max(least, 2 + typical % 3))
+            rank = least + self.choose(most - least + 1) if typical == 7 else min(most, max(least, (2, 3, 4, 3, 4, 4, 3)[typical]))
             like = [None] * rank
         shape, budget = list[int](), self.growth.elements
         for d in like:

@@ -26,12 +26,18 @@ def emit(network: Network) -> onnx.ModelProto:
         made.const_value = ir.tensor(_content(v), dtype=ir.DataType(v.format.onnx), name=v.name)
     constants = [_constant(values, v) for v in network.values if v.kind == "constant" and v.uses]
     nodes = [*constants, *_nodes(values, network.steps)]
-    opsets = {"": network.opset, **{s.domain: 1 for s in network.steps if s.domain}}
+    opsets = {"": network.opset, **dict.fromkeys(_domains(network.steps), 1)}
     graph = ir.Graph(inputs, [values[id(v)] for v in network.outputs], nodes=nodes, initializers=initializers, opset_imports=opsets, name="assay")
     functions = [_function(f.name, f.body, network.opset) for f in network.functions]
     if functions:
         opsets[FUNCTIONS] = 1
     return ir.to_proto(ir.Model(graph, ir_version=IR_VERSION[network.opset], producer_name="onnx-assay", functions=functions))
+
+
+def _domains(steps: Sequence[Step]) -> set[str]:
+    """Domains other than ONNX's own, in sub-graphs too."""
+    found = {s.domain for s in steps if s.domain}
+    return found.union(*[_domains(b.steps) for s in steps for b in s.bodies.values()])
 
 
 def fill(proto: onnx.ModelProto, contents: Mapping[str, np.ndarray]) -> None:
@@ -97,7 +103,7 @@ def _function(name: str, body: Body, opset: int) -> ir.Function:
     values: dict[int, ir.Value] = {}
     inputs = [_value(values, v) for v in body.inputs]
     nodes = _nodes(values, body.steps)
-    graph = ir.Graph(inputs, [values[id(v)] for v in body.outputs], nodes=nodes, opset_imports={"": opset}, name=name)
+    graph = ir.Graph(inputs, [values[id(v)] for v in body.outputs], nodes=nodes, opset_imports={"": opset, **dict.fromkeys(_domains(body.steps), 1)}, name=name)
     return ir.Function(FUNCTIONS, name, "", graph=graph, attributes=[])
 
 

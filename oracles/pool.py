@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -17,8 +19,6 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from oracles import plugin
 from oracles.failures import OUT_OF_MEMORY, tidy
 from oracles.plugin import Target
 from oracles.records import Case, Outcome
-from oracles.worker import RUNNING
 
 GIB = 1 << 30
 START_LIMIT = 300.0  # seconds for imports and the first compilation on a busy machine
@@ -74,7 +73,7 @@ class Worker:
             return self._give_up()
         outcomes: list[Outcome] = []
         try:
-            while not self.failure and self.connection.poll():
+            while not self.failure and self._news.poll(0):
                 outcomes += self._heard(self.connection.recv())
         except (EOFError, OSError):
             return outcomes + self._died()
@@ -106,16 +105,18 @@ class Worker:
         self.restarts += 1
         self.ready, self._asked = False, False
         self.connection, theirs = Pipe()
+        self._news = select.poll()  # Connection.poll makes a new selector each time
+        self._news.register(self.connection.fileno(), select.POLLIN)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.backend.name}-", dir=scratch.folder))
-        self._log = self.folder / "log"
+        (self.folder / "stage").write_bytes(b"l")
         module = self.backend.module
         if module == "__main__":
             module = str(getattr(sys.modules["__main__"], "__file__", ""))
-        arguments = f"{theirs.fileno()}, {scratch.lifeline}, {self.backend.name!r}, {module!r}, {self.memory}"
+        arguments = f"{theirs.fileno()}, {scratch.lifeline}, {str(self.folder)!r}, {self.backend.name!r}, {module!r}, {self.memory}"
         code = f"import sys; sys.path[:] = {[os.path.abspath(p) for p in sys.path]!r}; from oracles.worker import main; main({arguments})"
         one = {k: os.environ.get(k, "1") for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")}
         environment = {**os.environ, **one, "TMPDIR": str(self.folder), "ASSAY_CACHE": str(scratch.folder / "cache"), "PYTHONFAULTHANDLER": ""}
-        with open(self._log, "ab") as log:
+        with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs.fileno(), scratch.lifeline), env=environment, start_new_session=True
             )
@@ -194,7 +195,7 @@ class Worker:
 
     def _ended(self, status: Any, message: str) -> list[Outcome]:
         """The setting at work ends like this; the child is replaced, and asked for the settings that are left."""
-        stage = "run" if RUNNING in self._log_part(0, 1 << 20) + self._log_part(-TAIL, TAIL) else "load"
+        stage = "run" if (self.folder / "stage").read_bytes() == b"r" else "load"
         outcome = Outcome(self.backend.name, self._todo[0], status, None, None, stage, message, time.monotonic() - self._since)
         self._done(outcome)
         self._restart()
@@ -228,16 +229,10 @@ class Worker:
         except psutil.Error:
             return 0
 
-    def _log_part(self, start: int, length: int) -> bytes:
-        try:
-            with open(self._log, "rb") as f:
-                f.seek(start if start >= 0 else max(0, os.fstat(f.fileno()).st_size + start))
-                return f.read(length)
-        except OSError:
-            return b""
-
     def _words(self) -> str:
-        return self._log_part(-TAIL, TAIL).replace(RUNNING, b"").decode("utf-8", "replace")
+        with open(self.folder / "log", "rb") as f:
+            f.seek(max(0, os.fstat(f.fileno()).st_size - TAIL))
+            return f.read().decode("utf-8", "replace")
 
 
 def wait(workers: Iterable[Worker], timeout: float | None = None) -> None:
@@ -247,8 +242,10 @@ def wait(workers: Iterable[Worker], timeout: float | None = None) -> None:
     if any(w.failure and w.busy for w in workers):
         return
     limit = min((w.next_look() for w in alive), default=0.0)
-    ready: list[Connection] = [w.connection for w in alive]
-    wait_for(ready, limit if timeout is None else min(limit, timeout))
+    news = select.poll()
+    for w in alive:
+        news.register(w.connection.fileno(), select.POLLIN)
+    news.poll(math.ceil(1000 * (limit if timeout is None else min(limit, timeout))))
 
 
 class _Scratch:

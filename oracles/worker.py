@@ -1,8 +1,9 @@
 """The child process: one backend, warm, answering one request after the other until it dies or its parent does.
 
 Started as a fresh interpreter (see oracles.pool), so nothing of the parent is inherited but two file descriptors: the
-connection, and a lifeline that says when the parent is gone. Standard output and error go to a log file; of that file only
-what the current setting wrote is kept, because it is the last words of native code that aborts.
+connection, and a lifeline that says when the parent is gone. Standard output and error go to the file `log` in its folder; of
+that only what the current setting wrote is kept, because it is the last words of native code that aborts. The file `stage`
+beside it is shared memory: it tells the parent at which stage a child died, without a message per stage.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import fcntl
 import gc
 import importlib
 import importlib.util
+import mmap
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
@@ -26,15 +28,24 @@ from oracles import plugin
 from oracles.failures import classify, tidy, words
 from oracles.records import Outcome
 
-#: Written to the log when a setting goes from loading to running; the parent reads it to tell at which stage the child died.
-RUNNING = b"\x1erun\n"
 _F_SETSIG = 10  # fcntl.F_SETSIG, which Python names only since 3.14
 _CHECK_EVERY = 64
 
 
-def main(fd: int, lifeline: int, name: str, module: str, memory: int) -> None:
+class Stage:
+    """Where this process is: one byte, b"l" or b"r", that the parent can read after our death."""
+
+    def __init__(self, file: str) -> None:
+        with open(file, "r+b") as f:
+            self._byte = mmap.mmap(f.fileno(), 1)
+
+    def __call__(self, stage: Literal["load", "run"]) -> None:
+        self._byte[:1] = stage[:1].encode()
+
+
+def main(fd: int, lifeline: int, folder: str, name: str, module: str, memory: int) -> None:
     """Serve requests (id, model, inputs, settings, again) with one (id, Outcome) per setting."""
-    connection = Connection(fd)
+    connection, stage = Connection(fd), Stage(f"{folder}/stage")
     for inherited in (fd, lifeline):
         os.set_inheritable(inherited, False)
     _die_with_parent(lifeline)
@@ -59,17 +70,20 @@ def main(fd: int, lifeline: int, name: str, module: str, memory: int) -> None:
         except EOFError:
             return
         for setting in settings:
-            outcome = answer(backend, model, inputs, setting, again)
+            _clear_log()
+            outcome = answer(backend, model, inputs, setting, again, stage)
             try:
                 connection.send((request, outcome))
             except OSError:  # the parent is gone
                 return
 
 
-def answer(backend: plugin.Backend, model: bytes, inputs: Mapping[str, Any], setting: str, again: bool = True) -> Outcome:
+def answer(
+    backend: plugin.Backend, model: bytes, inputs: Mapping[str, Any], setting: str, again: bool = True, tell: Callable[[Literal["load", "run"]], None] = lambda stage: None
+) -> Outcome:
     """Load and run one model at one setting in this process; twice when `again`."""
-    _clear_log()
     stage: Literal["load", "run"] = "load"
+    tell(stage)
     before = {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in inputs.items()}
     begun = time.perf_counter()
     try:
@@ -78,7 +92,7 @@ def answer(backend: plugin.Backend, model: bytes, inputs: Mapping[str, Any], set
         if prepare is not None:
             prepare(before)
         stage = "run"
-        _mark()
+        tell(stage)
         first = {name: _kept(v) for name, v in compiled(before).items()}
         seconds = time.perf_counter() - begun
         second = compiled(before) if again else first
@@ -154,8 +168,5 @@ def _limit_memory(memory: int) -> None:
 def _clear_log() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.ftruncate(2, 0)
-
-
-def _mark() -> None:
-    os.write(2, RUNNING)
+    if os.fstat(2).st_size:
+        os.ftruncate(2, 0)

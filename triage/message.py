@@ -15,8 +15,9 @@ _SIGNATURE = re.compile(r"\((?:[^()]*(?:::|&)[^()]*)\)(?:\s*const\b)?")
 _ADDRESS = re.compile(r"\b0[xX][0-9a-fA-F?]+\b|\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{12,}\b")
 _HASH = re.compile(r"\b(?=\w*\d)(?=\w*[a-z])[a-z0-9]{20,}\b")
 _VERSION = re.compile(r"(?<=\w)\(\d+\)")
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\binf\b|\bnan\b"
-_SHAPE = re.compile(r"[\[({]\s*(?:(?:%s|\?|None|<name>|[NMKx*])\s*[,x ]?\s*)*[\])}]" % _NUMBER)
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\binf\b|\bnan\b"
+_DIM = rf"(?:{_NUMBER}|\?|None|<name>|[NMKx*])"
+_SHAPE = re.compile(rf"[\[({{]\s*(?:{_DIM}(?:\s*[,x ]\s*{_DIM})*)?\s*,?\s*[\])}}]")
 _NUMBERS = re.compile(r"(?<![\w.])(?:%s)(?![\w])" % _NUMBER)
 _NAMED = re.compile(r"(?<!\w)(?:[A-Za-z_][\w.]*)?(?:/[\w.:]+)+(?!\w)|\b[A-Za-z]\w*?_\d\w*\b|\b[a-z]\d+\b")
 _DIGITS = re.compile(r"\b[A-Za-z_]\w*\d\w*\b")

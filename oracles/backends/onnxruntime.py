@@ -27,7 +27,7 @@ UNSUPPORTED = (
     (r"Type Error: Type '[^']+' of (?:input|output) parameter .* is invalid", "its schema of the operator lacks this type"),
     (r"\b(?:is|are) not (?:currently |yet )?(?:supported|implemented)\b", "said in words: 'Batchwise recurrent operations (layout == 1) are not supported'"),
     (r"is not defined for empty set with bool type", "said in words"),
-    (r"(?:only|currently) supports? |not support", "said in words: 'Currently only supports ...'"),
+    (r"(?:only|currently) supports?\b|not support", "said in words: 'Currently only supports ...'"),
     (r"Unsupported (?:data ?type|type|tensor|input|output|element|mode)", "said in words"),
     (r"Failed to construct locale", "the machine lacks a locale: nothing about the model"),
 )

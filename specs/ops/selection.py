@@ -1,4 +1,4 @@
-"""Operators that select by value: TopK, Compress."""
+"""Operators that select by value: TopK, Compress, NonZero, Unique, NonMaxSuppression."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import UINT64
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, finite, moves, undecidable, zeros_like
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, finite, moves, undecidable, undecided, zeros_like
 from specs.ops.scattering import SIGN
 from specs.ops.shape import any_type
 from specs.program import Node
-from specs.terms import known
+from specs.terms import known, prod
 
 
 # TopK ------------------------------------------------------------------------------------------------------------------
@@ -120,3 +120,176 @@ def compress(g: Draw) -> Rule:
     condition = g.const(np.array(kept))
     out = [sum(kept)] if axis is None else [sum(kept) if i == axis % x.rank else d for i, d in enumerate(x)]
     return Rule([x, condition], [out], {} if axis is None else {"axis": axis})
+
+
+# what the data decide --------------------------------------------------------------------------------------------------
+def _all_or_nothing(certain: bool, radii: Sequence[Radii], ys: Sequence[Any]) -> Sequence[Radii]:
+    """Where the number of results depends on the data, one uncertain element makes all of them undecided."""
+    return radii if certain else [(undecided(y), undecided(y)) for y in ys]
+
+
+def _nonzero_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    x = balls[0]
+    assert x is not None
+    certain = x.worst is None or bool(((x.value.abs() > x.worst) | (x.worst == 0)).all())
+    return _all_or_nothing(certain, [EXACT], ys)
+
+
+@op("NonZero", meaning=lambda a, x: (x != 0).nonzero().T, error=_nonzero_error, weight=0.5)
+def nonzero(g: Draw) -> Rule:
+    """Indices of what is not zero, one row an axis."""
+    x = g.operand(rank=(0, 4), low=0)
+    return Rule([x], [[x.rank, None]])
+
+
+def _first(groups: Tensor, count: int) -> Tensor:
+    """The first position of each group."""
+    n = groups.numel()
+    return torch.full([count], n, dtype=torch.int64).scatter_reduce(0, groups, torch.arange(n), "amin")
+
+
+@any_type
+def _unique_ordered(a: Node, x: Tensor) -> tuple[Tensor, ...]:
+    rows = x.reshape(-1, 1) if a.axis is None else x.movedim(a.axis, 0).reshape(x.shape[a.axis], -1)
+    keys = (rows ^ SIGN) if a.in_formats[0] is UINT64 and not x.is_floating_point() else rows.double() if x.is_floating_point() else rows
+    if keys.shape[1] == 1:
+        _, groups, counts = torch.unique(keys.reshape(-1), sorted=True, return_inverse=True, return_counts=True)
+    elif keys.numel():
+        _, groups, counts = torch.unique(keys, sorted=True, return_inverse=True, return_counts=True, dim=0)
+    else:  # slices without elements are all the same
+        n = keys.shape[0]
+        groups, counts = torch.zeros(n, dtype=torch.int64), torch.full([min(n, 1)], n, dtype=torch.int64)
+    first = _first(groups, counts.numel())
+    if a.sorted == 0:
+        order = first.argsort()
+        first, counts, groups = first[order], counts[order], order.argsort()[groups]
+    y = x.reshape(-1)[first] if a.axis is None else x.index_select(a.axis, first)
+    return y, first, groups, counts
+
+
+def _unique(a: Node, x: Any) -> tuple[Any, ...]:
+    if isinstance(x, np.ndarray):
+        return _unique_strings(a, x)
+    return _unique_ordered(a, x)[: len(a.outputs)]
+
+
+def _unique_strings(a: Node, x: np.ndarray) -> tuple[Any, ...]:
+    """Strings by their rank among all strings, which torch can sort."""
+    words, codes = np.unique(x.astype(str), return_inverse=True)
+    y, *rest = _unique_ordered(a, torch.from_numpy(codes.reshape(x.shape)))
+    return (words.astype(object)[y.numpy()], *rest)[: len(a.outputs)]
+
+
+def _unique_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """Decided when all values are exact, or further apart than they are uncertain."""
+    x = balls[0]
+    assert x is not None
+    if x.worst is None:
+        return [EXACT] * len(ys)
+    if node.axis is not None or node.in_formats[0] is UINT64:
+        return _all_or_nothing(bool((x.worst == 0).all()), [EXACT] * len(ys), ys)
+    value, order = x.value.double().reshape(-1).sort()
+    e = x.worst.reshape(-1)[order]
+    reach = (value + e).cummax(0).values[:-1]
+    inexact = torch.where(e == 0, -INF, value + e).cummax(0).values[:-1]
+    low = (value - e)[1:]
+    tied = (value[1:] == value[:-1]) & (e[1:] == 0) & (e[:-1] == 0) & (inexact < low)
+    first = _unique_ordered(node, x.value)[1]
+    radii: list[Radii] = [(x.worst.reshape(-1)[first], x.spread.reshape(-1)[first])]
+    return _all_or_nothing(bool(((reach < low) | tied).all()), [*radii, EXACT, EXACT, EXACT][: len(ys)], ys)
+
+
+@op("Unique", meaning=_unique, error=_unique_error, weight=0.5)
+def unique(g: Draw) -> Rule:
+    """Distinct elements or slices, with where they first are, which one each element is, and how many."""
+    x = g.operand(rank=(1, 4))
+    axis = g.axis(x.rank) if g.flag() else None
+    attrs = {"sorted": 0} if g.flag(0.3) else {}
+    if axis is not None:
+        attrs["axis"] = axis
+    y = [None] if axis is None else [None if i == axis % x.rank else d for i, d in enumerate(x)]
+    among = [prod(x)] if axis is None else [x[axis]]
+    more = [shape if g.flag(0.7) else None for shape in ([None], among, [None])]
+    return Rule([x], [y, *more], attrs)
+
+
+# NonMaxSuppression -----------------------------------------------------------------------------------------------------
+def _overlap(a: Node, boxes: Tensor, e: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Least and greatest intersection over union of every two boxes whose corners are uncertain by `e`."""
+    if a.center_point_box:
+        centre, half = boxes[..., :2], boxes[..., 2:] / 2
+        low, high = centre - half, centre + half
+        e = None if e is None else e[..., :2] + e[..., 2:] / 2
+    else:
+        low, high = boxes[..., :2].minimum(boxes[..., 2:]), boxes[..., :2].maximum(boxes[..., 2:])
+        e = None if e is None else e[..., :2].maximum(e[..., 2:])
+    side = high - low
+    both = (high.unsqueeze(-2).minimum(high.unsqueeze(-3)) - low.unsqueeze(-2).maximum(low.unsqueeze(-3))).clamp(min=0)
+
+    def ratio(inner: Tensor, one: Tensor) -> Tensor:
+        area, alone = inner.prod(-1), one.prod(-1)
+        union = alone.unsqueeze(-1) + alone.unsqueeze(-2) - area
+        return torch.where((area > 0) & (union > 0), area / union, 0.0)
+
+    if e is None:
+        both = both * ((side > 0).all(-1).unsqueeze(-1) & (side > 0).all(-1).unsqueeze(-2)).unsqueeze(-1)
+        return ratio(both, side), ratio(both, side)
+    pair = e.unsqueeze(-2) + e.unsqueeze(-3)
+    less = ratio((both - pair).clamp(min=0), side + 2 * e)
+    more = ratio(both + pair * (both > 0) + pair * ((both == 0) & (pair > 0)), (side - 2 * e).clamp(min=0))
+    return less, torch.where(((side - 2 * e) <= 0).any(-1).unsqueeze(-1), INF, more).clamp(min=0)
+
+
+def _best_first(scores: Tensor, threshold: float | None) -> list[int]:
+    order = scores.argsort(descending=True, stable=True).tolist()
+    return order if threshold is None else [i for i in order if float(scores[i]) >= threshold]
+
+
+def _nms(a: Node, boxes: Tensor, scores: Tensor, most: Tensor | None = None, iou: Tensor | None = None, least: Tensor | None = None) -> Tensor:
+    count = int(most.reshape(-1)[0]) if most is not None and most.numel() else 0
+    overlaps = _overlap(a, boxes)[0] > (float(iou.reshape(-1)[0]) if iou is not None and iou.numel() else 0.0)
+    threshold = float(least.reshape(-1)[0]) if least is not None and least.numel() else None
+    found = list[list[int]]()
+    for b, suppresses in enumerate(overlaps.tolist()):
+        for c in range(scores.shape[1]):
+            kept = list[int]()
+            for i in _best_first(scores[b, c], threshold):
+                if len(kept) >= count:
+                    break
+                if not any(suppresses[i][j] for j in kept):
+                    kept.append(i)
+            found += [[b, c, i] for i in kept]
+    return torch.tensor(found, dtype=torch.int64).reshape(-1, 3)
+
+
+def _nms_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """Decided when no score is too near another or the threshold, and no overlap too near its own."""
+    boxes, scores, _, iou, least = [*balls, None, None, None][:5]
+    assert boxes is not None and scores is not None
+    if any(b is not None and b.worst is not None for b in balls[2:]):
+        return undecidable(node, policy, balls, ys)
+    u = 8 * 2.0**-24
+    e = boxes.value.abs() * u + (boxes.worst if boxes.worst is not None else 0.0)
+    lowest, highest = _overlap(node, boxes.value, e)
+    limit = float(iou.value.reshape(-1)[0]) if iou is not None and iou.value.numel() else 0.0
+    untouched = _overlap(node, boxes.value)[0] == 0
+    certain = bool(((lowest > limit * (1 + u)) | (highest < limit * (1 - u)) | (untouched & (highest == 0))).all())
+    ordered, order = scores.value.sort(-1)
+    d = scores.worst.gather(-1, order) if scores.worst is not None else torch.zeros_like(ordered)
+    gap = ordered.diff(dim=-1)
+    certain = certain and bool(((gap > d[..., 1:] + d[..., :-1]) | ((gap == 0) & (d[..., 1:] + d[..., :-1] == 0))).all())
+    if least is not None and least.value.numel():
+        certain = certain and bool(((ordered - float(least.value.reshape(-1)[0])).abs() > d).all())
+    return _all_or_nothing(certain, [EXACT], ys)
+
+
+@op("NonMaxSuppression", meaning=_nms, error=_nms_error, weight=0.3)
+def non_max_suppression(g: Draw) -> Rule:
+    """The best boxes that do not overlap a better one too much."""
+    batch, classes, count = g.size(1, 3), g.size(1, 3), g.size(1, 12)
+    boxes = g.given([batch, count, 4], 0.0, 1.0) if g.flag(0.7) else g.operand(like=[batch, count, 4])
+    scores = g.operand(like=[batch, classes, count])
+    most = g.const(np.array(g.pick([3, 1, 20, 0]), dtype=np.int64)) if g.flag(0.95) else g.skip()
+    iou = g.const(np.array(g.pick([0.5, 0.3, 0.0, 1.0]), dtype=np.float32)) if g.flag(0.8) else g.skip()
+    least = g.const(np.array(g.pick([0.2, 0.0, -1.0]), dtype=np.float32)) if g.flag() else g.skip()
+    return Rule([boxes, scores, most, iou, least], [[None, 3]], {"center_point_box": 1} if g.flag(0.4) else {})
