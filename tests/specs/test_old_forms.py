@@ -59,6 +59,25 @@ def test_old_form(compute: Callable[[], list[np.ndarray]], expected: list[Any]) 
         np.testing.assert_array_equal(got, want)
 
 
+def test_every_form_of_constant() -> None:
+    sparse = helper.make_sparse_tensor(
+        helper.make_tensor("v", onnx.TensorProto.FLOAT, [2], [5.0, 7.0]), helper.make_tensor("i", onnx.TensorProto.INT64, [2, 2], [0, 2, 1, 0]), [2, 3]
+    )
+    forms: list[tuple[dict[str, Any], Any]] = [
+        ({"sparse_value": sparse}, np.array([[0, 0, 5], [7, 0, 0]], np.float32)),
+        ({"value_float": 0.1}, np.float32(0.1)),
+        ({"value_floats": [1.5, 2.0]}, np.array([1.5, 2], np.float32)),
+        ({"value_int": 3}, np.int64(3)),
+        ({"value_ints": [3, 4]}, ints(3, 4)),
+        ({"value_string": "a"}, np.array("a", dtype=object)),
+        ({"value_strings": ["a", "b"]}, np.array(["a", "b"], dtype=object)),
+    ]
+    for attrs, want in forms:
+        got = one("Constant", 21, **attrs)[0]
+        assert got.dtype == np.asarray(want).dtype
+        np.testing.assert_array_equal(got, want)
+
+
 WORDS = np.array([["a", "bb"], ["", "d"]], dtype=object)
 
 
@@ -78,7 +97,9 @@ def test_strings(got: Callable[[], list[np.ndarray]], want: np.ndarray) -> None:
     np.testing.assert_array_equal(got()[0], want)
 
 
-@pytest.mark.parametrize("kind", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2fnuz, ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.bfloat16, np.complex64, np.bool_, np.uint64])
+@pytest.mark.parametrize(
+    "kind", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2fnuz, ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.bfloat16, np.complex64, np.bool_, np.uint64]
+)
 @pytest.mark.parametrize("mode", ["constant", "reflect", "wrap"])
 def test_every_format_is_padded(kind: Any, mode: str) -> None:
     x = np.arange(6).reshape(2, 3).astype(kind)
