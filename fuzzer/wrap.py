@@ -63,6 +63,8 @@ def _spliced(network: Network, first: int, last: int, new: Sequence[Step], featu
 
 def _function(network: Network, source: Source) -> Network:
     first, last, inputs, outputs = _part(network, source)
+    if any(v is None for s in network.steps[first:last] for v in s.outputs):
+        raise Misfit("onnx-ir wants every result inside a function to have a name")
     name = f"part{first}"
     body = Body(inputs, outputs, list(network.steps[first:last]))
     call = Step(name, "assay.functions", list(inputs), list(outputs), {})

@@ -32,6 +32,9 @@ class _Balls:
         balls = [None if a is None else a if isinstance(a, (Ball, list)) else Ball(a) for a in args]
         ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *[_value(b) for b in balls])), node.out_formats, strict=False)]
         radii = node.op.error(node, self.policy, balls, ys)
+        for y, (worst, spread) in zip(ys, radii, strict=False):
+            if isinstance(y, torch.Tensor) and any(r is not None and r.shape != y.shape for r in (worst, spread)):
+                raise ValueError(f"{node.op.name}: a radius of another shape than the value's: the operator's error rule is wrong")
         return [_watched(y, worst, spread, form) for y, (worst, spread), form in zip(ys, radii, node.out_formats, strict=False)]
 
 
@@ -51,6 +54,13 @@ def _watched(y: Any, worst: Any, spread: Any, form: Format | None) -> Any:
     undecided = ~(size <= form.largest)
     zero = torch.zeros(y.shape, dtype=torch.float64) if worst is None else worst
     return Ball(y, zero.masked_fill(undecided, INF), (zero if spread is None else spread).masked_fill(undecided, INF))
+
+
+def balls(program: Program, feeds: Mapping[str, Ball], policy: Policy = LOOSEST) -> dict[str, Expected]:
+    """`reference` for inputs that are not exact themselves."""
+    with torch.no_grad():
+        results = program.run(feeds, _Balls(policy))  # type: ignore[arg-type]
+    return {name: Expected(_as_ball(value), program.formats.get(name)) for name, value in results.items()}
 
 
 def reference(program: Program, inputs: Mapping[str, np.ndarray], policy: Policy = LOOSEST) -> dict[str, Expected]:

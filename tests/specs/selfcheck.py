@@ -13,6 +13,7 @@ import json
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from fuzzer.grow import OPSETS, Menu
 from fuzzer.sources import Seeded
 from oracles.backends.onnxruntime import onnxruntime, warm
 from oracles.compare import compare
-from oracles.judge import reference
+from oracles.reference import balls, reference
+from specs.formats import FLOAT
+from specs.numerics import Ball
 from specs.operator import Operator, operators
 from specs.program import Program, run
 from specs.rule import Unsupported
@@ -72,6 +75,7 @@ def check_one(op: Operator, seed: int, tally: Counter[str]) -> list[str]:
         ball = expected[v.name].ball
         if ball.worst is not None and ball.worst.numel() and bool((ball.worst == torch.inf).all()):
             tally["undecided"] += 1
+    problems += _propagation(model, inputs, seed, tally)
     views = {"torch": lambda: run(model, inputs), "onnx.reference": lambda: _onnx_reference(model, inputs), "onnxruntime": lambda: _ort(model, inputs)}
     for view, compute in views.items():
         if op.name in exceptions().get(view, {}):
@@ -94,6 +98,43 @@ def check_one(op: Operator, seed: int, tally: Counter[str]) -> list[str]:
             if verdict.verdict in BAD:
                 problems.append(f"{view}: {verdict.verdict} {name}{list(verdict.element or ())} got {verdict.got} expected {verdict.expected} bound {verdict.bound} {verdict.message}")
     return problems
+
+
+def _propagation(model: bytes, inputs: Mapping[str, np.ndarray], seed: int, tally: Counter[str]) -> list[str]:
+    """Inputs moved anywhere inside a radius must give outputs inside the radius the error rule makes of it."""
+    program, rng = Program(model, torch.float64), torch.Generator().manual_seed(seed)
+    exact = program.feeds(inputs)
+    size = 2.0 ** -(4 + seed % 24)
+    feeds, radii = dict[str, Ball](), dict[str, torch.Tensor]()
+    for name, x in exact.items():
+        if x.is_floating_point() and (program.inputs[name][0] or FLOAT).bits >= 16:
+            radii[name] = (x.abs() + 2.0**-8) * size
+            feeds[name] = Ball(x, radii[name], radii[name] / 2)
+        else:
+            feeds[name] = Ball(x)
+    if not radii:
+        return []
+    expected = balls(program, feeds)
+    for trial in range(3):
+        moved = dict(exact)
+        for name, r in radii.items():
+            step = torch.rand(r.shape, generator=rng, dtype=torch.float64) * 2 - 1
+            moved[name] = exact[name] + r * (step if trial else step.sign())
+        with torch.no_grad():
+            got = program.run(moved)
+        for name, want in expected.items():
+            value, worst, _ = want.ball
+            if not isinstance(value, torch.Tensor) or not value.numel():
+                continue
+            away = (got[name].double() - value.double()).abs() if got[name].shape == value.shape else torch.full(value.shape, torch.inf)
+            bound = torch.zeros(value.shape, dtype=torch.float64) if worst is None else worst
+            outside = ~(away <= bound * (1 + 1e-9) + value.double().abs() * 1e-13) & (bound < torch.inf)
+            if bool(outside.any()):
+                at = int(outside.flatten().double().argmax())
+                far, near = float(away.flatten()[at]), float(bound.flatten()[at])
+                return [f"propagation: inputs moved by {size:g} relative move {name}[{at}] by {far:g}, its radius is {near:g}"]
+        tally["propagated"] += trial == 0
+    return []
 
 
 def _line(e: Exception) -> str:
