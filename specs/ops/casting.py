@@ -82,7 +82,9 @@ def convert(x: Any, source: Format | None, target: Format, promote: torch.dtype 
         return quantised(wide, target, saturate, round_mode).to(promote or target.torch)
     if x.is_floating_point():
         x = x.double()
-        if target is UINT64:
+        if target.bits < 8:  # rounded to nearest even by ONNX's page on 4-bit integers, where wider ones truncate
+            x = x.round().to(torch.int64)
+        elif target is UINT64:
             x = torch.where(x < HALF_WAY, x.to(torch.int64), (x - HALF_WAY).to(torch.int64) ^ SIGN)
         else:
             x = x.to(torch.int64)  # out of range is undefined; what happens then must only be harmless
@@ -179,20 +181,32 @@ def _to_bool(ball: Ball, y: Tensor) -> Sequence[Radii]:
 
 
 def _float_to_integer(ball: Ball, y: Tensor, target: Format) -> Sequence[Radii]:
-    """Truncation at both ends; undefined as soon as one of them is out of range."""
-    x = ball.value
+    """Truncation at both ends; undefined as soon as one of them is out of range.
+
+    Below 8 bits ONNX's text rounds to nearest even, its reference truncates, ONNX Runtime rounds halves away: all are taken.
+    """
+    x, narrow = ball.value, target.bits < 8
 
     def inside(v: Tensor) -> Tensor:
+        if narrow:
+            return (v >= target.lowest) & (v <= target.largest)
         return (v > float(target.lowest) - 1) & (v < float(target.largest) + 1)
 
     if ball.worst is None:
-        bad = ~inside(x)
-        return answer(None, None, y, zeros_like(y).masked_fill(bad, INF) if bool(bad.any()) else None)
+        bad, own = ~inside(x), None
+        if narrow and bool((x != x.round()).any()):
+            own = (x != x.round()).double()
+        if bool(bad.any()):
+            own = zeros_like(y).masked_fill(bad, INF) if own is None else own.masked_fill(bad, INF)
+        return answer(None, None, y, own)
 
     def swing(e: Tensor) -> Tensor:
         e = finite(e)
         low, high = x - e, x + e
-        reach = (low.trunc() - x.trunc()).abs().maximum((high.trunc() - x.trunc()).abs())
+        if narrow:
+            reach = (high.ceil() - y).abs().maximum((y - low.floor()).abs())
+        else:
+            reach = (low.trunc() - x.trunc()).abs().maximum((high.trunc() - x.trunc()).abs())
         return reach.masked_fill(~(inside(low) & inside(high)), INF)
 
     return answer(swing(ball.worst), swing(ball.spread), y)
