@@ -1,0 +1,203 @@
+"""What is built around a convolution: Col2Im, the causal convolution with a carried state, and ONNX Runtime's fused convolution."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from specs.draw import Draw
+from specs.formats import BOOL
+from specs.numerics import EXACT, Ball, ErrorRule, Policy, Radii, linear
+from specs.operator import meaning_only, op
+from specs.ops.convolution import convolve
+from specs.ops.windows import Axis, cut, slide
+from specs.program import Node
+from specs.rule import Operand, Rule, Unsupported
+from specs.tracked import Rounding, Tracked, monotone, steady
+
+
+# Col2Im ----------------------------------------------------------------------------------------------------------------
+def _blocks(a: Node, image: Sequence[int], block: Sequence[int]) -> list[Axis]:
+    n = len(block)
+    pads, axes = a.pads or [0] * (2 * n), list[Axis]()
+    for i, (size, k, s, d) in enumerate(zip(image, block, a.strides or [1] * n, a.dilations or [1] * n, strict=True)):
+        axes.append(Axis(size, k, s, d, pads[i], pads[n + i], (size + pads[i] + pads[n + i] - d * (k - 1) - 1) // s + 1))
+    return axes
+
+
+def _col2im(a: Node, x: Any, image_shape: Tensor, block_shape: Tensor) -> Tensor:
+    """Every block is added where a window of the image would have been cut out; what falls into the padding is lost."""
+    image, block = [int(d) for d in image_shape], [int(d) for d in block_shape]
+    if not isinstance(x, Tensor):
+        raise Unsupported("Col2Im: strings cannot be added")
+    axes, cells = _blocks(a, image, block), math.prod(image)
+    places = cut(torch.arange(cells).reshape(1, 1, *image), axes, -1)[0, 0]
+    places = places.movedim(list(range(len(axes))), list(range(-len(axes), 0))).reshape(-1)
+    n, c = x.shape[0], x.shape[1] // math.prod(block)
+    values = x.reshape(n, c, -1)
+    if x.dtype is torch.bool:
+        values = values.to(torch.uint8)
+    elif x.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    y = values.new_zeros(n, c, cells + 1).index_add(2, torch.where(places < 0, cells, places), values)
+    return y[..., :cells].reshape(n, c, *image).to(x.dtype)
+
+
+def _overlaps(node: Node, values: Sequence[Any]) -> float:
+    """How many blocks may meet in one cell: only taps that differ by multiples of the stride."""
+    n = values[2].numel()
+    strides, dilations = node.strides or [1] * n, node.dilations or [1] * n
+    return math.prod(-(-int(k) * math.gcd(s, d) // s) for k, s, d in zip(values[2], strides, dilations, strict=True))
+
+
+@op("Col2Im", meaning=_col2im, error=linear(_overlaps, weights=()), since=18)
+def col2im(g: Draw) -> Rule:
+    """The blocks of an image of two or three dimensions, overlapping or with holes between them."""
+    image = [g.int(2, 9) for _ in range(g.pick((2, 2, 2, 3)))]
+    w = slide(g, image, automatic=False, kernels=(2, 3, 1, 4))
+    c, blocks = g.int(1, 4), math.prod(w.out)
+    form = g.type("T")
+    g.require(form is not BOOL)  # ONNX does not say what adding truth values means
+    x = g.operand(like=[None, c * math.prod(w.kernel), blocks])
+    return Rule([x, g.const(image), g.const(w.kernel)], [[x[0], c, *image]], w.attrs)
+
+
+# a convolution, then something elementwise ---------------------------------------------------------------------------
+def _as(node: Node, meaning: Callable[..., Any]) -> Node:
+    """The node with another meaning, to ask an error rule about one part of it."""
+    part = copy(node)
+    part.op = dataclasses.replace(node.op, meaning=meaning)
+    return part
+
+
+def _then(rule: ErrorRule, meaning: Callable[..., Tensor], after: Callable[[Node, Any, Sequence[Any]], Any]) -> ErrorRule:
+    """`rule` for the contraction `meaning`, then the radii go through `after` like the value itself."""
+
+    def error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        part = _as(node, meaning)
+        value = meaning(part, *(None if b is None else b.value for b in balls))
+        worst, spread = rule(part, policy, balls, [value])[0]
+        rounding = Rounding.of(policy, node.out_formats[0])
+        zero = torch.zeros_like(value)
+        operands = list[Any]()
+        for b in balls:
+            operands.append(None if b is None else Tracked(b.value, zero if b.worst is None else b.worst, zero if b.spread is None else b.spread, rounding))
+        tracked = Tracked(value, zero if worst is None else worst, zero if spread is None else spread, rounding)
+        result = after(node, tracked, operands)
+        return [(result.worst, result.spread)]
+
+    return error
+
+
+# CausalConvWithState ---------------------------------------------------------------------------------------------------
+def _padded(x: Tensor, w: Tensor, past: Tensor | None) -> Tensor:
+    return F.pad(x, (w.shape[2] - 1, 0)) if past is None else torch.cat([past, x], 2)
+
+
+def _causal(a: Node, x: Tensor, w: Tensor, bias: Tensor | None = None, past: Tensor | None = None) -> Tensor:
+    return F.conv1d(_padded(x, w, past), w, bias, groups=x.shape[1])
+
+
+def _silu(a: Node, y: Any, operands: Sequence[Any] = ()) -> Any:
+    return y if a.activation not in ("silu", "swish") else steady(y, F.silu, 1.1, 7, 0)
+
+
+def _causal_conv(a: Node, x: Tensor, w: Tensor, bias: Tensor | None = None, past: Tensor | None = None) -> Any:
+    """The state carries the last k - 1 positions on; without one the past was zero."""
+    y = _silu(a, _causal(a, x, w, bias, past))
+    padded = _padded(x, w, past)
+    return y, padded[:, :, padded.shape[2] - w.shape[2] + 1 :]
+
+
+def _causal_terms(node: Node, values: Sequence[Any]) -> float:
+    return values[1].shape[2] + 1
+
+
+def _causal_conv_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """Past and input are one sequence to the convolution; the state only moves."""
+    x, w, bias, past = [*balls, None, None][:4]
+    assert x is not None
+    assert w is not None
+    state, whole = EXACT, Ball(_padded(x.value, w.value, None if past is None else past.value))
+    if x.worst is not None or (past is not None and past.worst is not None):
+        radii = [
+            _padded(
+                torch.zeros_like(x.value) if x[i] is None else x[i],
+                w.value,
+                None if past is None else torch.zeros_like(past.value) if past[i] is None else past[i],
+            )
+            for i in (1, 2)
+        ]
+        whole = Ball(whole.value, *radii)
+        k = w.value.shape[2]
+        state = (radii[0][:, :, radii[0].shape[2] - k + 1 :], radii[1][:, :, radii[1].shape[2] - k + 1 :])
+    rule = _then(linear(_causal_terms, bias=2), lambda a, x, w, b=None: F.conv1d(x, w, b, groups=x.shape[1]), _silu)
+    return [rule(node, policy, [whole, w, bias], ys[:1])[0], state][: len(ys)]
+
+
+@op("CausalConvWithState", meaning=_causal_conv, error=_causal_conv_error, since=27)
+def causal_conv(g: Draw) -> Rule:
+    """A sequence convolved channel by channel, in one go or as a step that goes on from a state."""
+    x = g.operand(rank=3)
+    n, c, length = x
+    k = g.int(1, 5)
+    operands: list[Operand | None] = [x, g.operand(like=[c, 1, k], role="weight")]
+    biased, stateful = g.flag(), g.flag()
+    if biased:
+        operands.append(g.operand(like=[c], role="weight"))
+    elif stateful:
+        g.skip()
+        operands.append(None)
+    if stateful and k > 1:
+        operands.append(g.operand(like=[n, c, k - 1]))
+    return Rule(operands, [[n, c, length], [n, c, k - 1]], {"activation": g.pick(("silu", "swish", "none"))} if g.flag() else {})
+
+
+# FusedConv of ONNX Runtime -------------------------------------------------------------------------------------------
+def _activated(a: Node, y: Any) -> Any:
+    """The activations ONNX Runtime fuses into a convolution; their parameters come in the order of ONNX's attributes."""
+    p = a.activation_params or []
+    if a.activation == "Relu":
+        return monotone(y, F.relu, 0, 0)
+    if a.activation == "Tanh":
+        return monotone(y, torch.tanh, 10, 2)
+    if a.activation == "Sigmoid":
+        return monotone(y, torch.sigmoid, 6, 4)
+    if a.activation == "LeakyRelu":
+        return steady(y, lambda t: F.leaky_relu(t, p[0]), max(1.0, abs(p[0])), 1, 0)
+    if a.activation == "Clip":
+        return monotone(y, lambda t: t.clamp(p[0], p[1]), 0, 0)
+    if a.activation == "HardSigmoid":
+        return monotone(y, lambda t: (t * p[0] + p[1]).clamp(0, 1), 2, 2 * abs(p[1]))
+    if a.activation:
+        raise Unsupported(f"FusedConv: activation {a.activation}")
+    return y
+
+
+def _sum_and_activation(a: Node, y: Any, operands: Sequence[Any]) -> Any:
+    z = operands[3] if len(operands) > 3 else None
+    return _activated(a, y if z is None else y + z)
+
+
+def _convolution_alone(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+    return convolve(a, x, w, b)
+
+
+def _fused_conv(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+    """A convolution, a summand, an activation: one node of optimised models."""
+    a.attrs["group"] = a.group or 1
+    return _sum_and_activation(a, convolve(a, x, w, b), [x, w, b, z])
+
+
+def _fused_terms(node: Node, values: Sequence[Any]) -> float:
+    return values[1][0].numel() + 2 if len(values[1]) else 2
+
+
+meaning_only("FusedConv", _fused_conv, error=_then(linear(_fused_terms, bias=2), _convolution_alone, _sum_and_activation), domain="com.microsoft")
