@@ -214,30 +214,29 @@ def unique(g: Draw) -> Rule:
 
 
 # NonMaxSuppression -----------------------------------------------------------------------------------------------------
-def _overlap(a: Node, boxes: Tensor, e: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Least and greatest intersection over union of every two boxes whose corners are uncertain by `e`."""
+def _overlap(a: Node, boxes: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest intersection over union of every two boxes whose numbers are uncertain by `e`."""
     if a.center_point_box:
         centre, half = boxes[..., :2], boxes[..., 2:] / 2
-        low, high = centre - half, centre + half
-        e = None if e is None else e[..., :2] + e[..., 2:] / 2
+        low, high, e = centre - half, centre + half, e[..., :2] + e[..., 2:] / 2
+        side, swing = boxes[..., 2:], 2 * e
     else:
         low, high = boxes[..., :2].minimum(boxes[..., 2:]), boxes[..., :2].maximum(boxes[..., 2:])
-        e = None if e is None else e[..., :2].maximum(e[..., 2:])
-    side = high - low
-    both = (high.unsqueeze(-2).minimum(high.unsqueeze(-3)) - low.unsqueeze(-2).maximum(low.unsqueeze(-3))).clamp(min=0)
+        e = e[..., :2].maximum(e[..., 2:])
+        side = high - low
+        swing = 2 * e * (side > 0)
+    both, pair = high.unsqueeze(-2).minimum(high.unsqueeze(-3)) - low.unsqueeze(-2).maximum(low.unsqueeze(-3)), e.unsqueeze(-2) + e.unsqueeze(-3)
 
     def ratio(inner: Tensor, one: Tensor) -> Tensor:
-        area, alone = inner.prod(-1), one.prod(-1)
+        area, alone = inner.clamp(min=0).prod(-1), one.prod(-1)
+        solid = (one > 0).all(-1)
         union = alone.unsqueeze(-1) + alone.unsqueeze(-2) - area
-        return torch.where((area > 0) & (union > 0), area / union, 0.0)
+        ok = solid.unsqueeze(-1) & solid.unsqueeze(-2) & (area > 0)
+        return torch.where(ok, torch.where(union > 0, area / union, INF), 0.0)
 
-    if e is None:
-        both = both * ((side > 0).all(-1).unsqueeze(-1) & (side > 0).all(-1).unsqueeze(-2)).unsqueeze(-1)
-        return ratio(both, side), ratio(both, side)
-    pair = e.unsqueeze(-2) + e.unsqueeze(-3)
-    less = ratio((both - pair).clamp(min=0), side + 2 * e)
-    more = ratio(both + pair * (both > 0) + pair * ((both == 0) & (pair > 0)), (side - 2 * e).clamp(min=0))
-    return less, torch.where(((side - 2 * e) <= 0).any(-1).unsqueeze(-1), INF, more).clamp(min=0)
+    more = ratio(both + pair, side - swing)
+    thin = ((side.abs() <= swing) & (swing > 0)).any(-1)  # whether there is such a box at all is open
+    return ratio(both - pair, side + swing), more.masked_fill(thin.unsqueeze(-1) | thin.unsqueeze(-2), INF)
 
 
 def _best_first(scores: Tensor, threshold: float | None) -> list[int]:
@@ -247,7 +246,7 @@ def _best_first(scores: Tensor, threshold: float | None) -> list[int]:
 
 def _nms(a: Node, boxes: Tensor, scores: Tensor, most: Tensor | None = None, iou: Tensor | None = None, least: Tensor | None = None) -> Tensor:
     count = int(most.reshape(-1)[0]) if most is not None and most.numel() else 0
-    overlaps = _overlap(a, boxes)[0] > (float(iou.reshape(-1)[0]) if iou is not None and iou.numel() else 0.0)
+    overlaps = _overlap(a, boxes, torch.zeros_like(boxes))[0] > (float(iou.reshape(-1)[0]) if iou is not None and iou.numel() else 0.0)
     threshold = float(least.reshape(-1)[0]) if least is not None and least.numel() else None
     found = list[list[int]]()
     for b, suppresses in enumerate(overlaps.tolist()):
@@ -272,8 +271,8 @@ def _nms_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequ
     e = boxes.value.abs() * u + (boxes.worst if boxes.worst is not None else 0.0)
     lowest, highest = _overlap(node, boxes.value, e)
     limit = float(iou.value.reshape(-1)[0]) if iou is not None and iou.value.numel() else 0.0
-    untouched = _overlap(node, boxes.value)[0] == 0
-    certain = bool(((lowest > limit * (1 + u)) | (highest < limit * (1 - u)) | (untouched & (highest == 0))).all())
+    itself = torch.eye(boxes.value.shape[1], dtype=torch.bool)
+    certain = bool(((lowest > limit * (1 + u)) | (highest < limit * (1 - u)) | (highest == 0) | itself).all())
     ordered, order = scores.value.sort(-1)
     d = scores.worst.gather(-1, order) if scores.worst is not None else torch.zeros_like(ordered)
     gap = ordered.diff(dim=-1)
