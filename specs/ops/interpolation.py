@@ -112,12 +112,12 @@ def nearest(way: Way, axis: Axis, shift: int = 0) -> Tensor:
     return _ROUND[mode](x + shift * delta).long().clamp(0, axis.size - 1)
 
 
-def _linear_kernel(t: Tensor, a: float) -> tuple[Tensor, Tensor]:
+def linear_kernel(t: Tensor, a: float) -> tuple[Tensor, Tensor]:
     t = t.abs()
     return (1 - t).clamp(min=0), (1 + t) * (t < 1)
 
 
-def _cubic_kernel(t: Tensor, a: float) -> tuple[Tensor, Tensor]:
+def cubic_kernel(t: Tensor, a: float) -> tuple[Tensor, Tensor]:
     """Keys' kernel, and the sum of the absolute terms of its polynomials, on which their rounding depends."""
     t = t.abs()
     inner, outer = ((a + 2) * t - (a + 3)) * t * t + 1, ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
@@ -129,7 +129,7 @@ def _cubic_kernel(t: Tensor, a: float) -> tuple[Tensor, Tensor]:
 def weights(way: Way, axis: Axis, margin: int = 0) -> Weights:
     """Neighbours and weights of linear and cubic modes; `margin` adds neighbours that a moved coordinate could reach."""
     x, delta = coordinates(way, axis)
-    kernel, support = (_cubic_kernel, 2) if way.mode == "cubic" else (_linear_kernel, 1)
+    kernel, support = (cubic_kernel, 2) if way.mode == "cubic" else (linear_kernel, 1)
     squeeze = min(axis.scale, 1.0) if way.antialias else 1.0
     reach = math.ceil(support / squeeze) + margin
     i = torch.floor(x)[:, None] + torch.arange(1 - reach, reach + 1, dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import FLOATS, INTEGERS, UINT64
-from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, finite, settle, undecidable, zeros_like
+from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, finite, moves, settle, undecidable, zeros_like
 from specs.operator import meaning_only
 from specs.ops.gathering import least, loose, tuples, within, wrapped
 from specs.ops.shape import any_type
@@ -195,3 +195,31 @@ def scatter_nd(g: Draw) -> Rule:
 
 
 meaning_only("Scatter", _scatter_elements, error=_scatter_elements_error)
+
+
+# TensorScatter ---------------------------------------------------------------------------------------------------------
+@any_type
+def _tensor_scatter(a: Node, x: Tensor, update: Tensor, write: Tensor | None = None) -> Tensor:
+    if x.dtype.itemsize == 1 and x.is_floating_point():  # torch moves no 8-bit floats
+        return _tensor_scatter(a, x.view(torch.uint8), update.view(torch.uint8), write).view(x.dtype)
+    axis = a.axis % x.ndim
+    start = write.long() if write is not None else torch.zeros(x.shape[0], dtype=torch.int64)
+    at = start[:, None] + torch.arange(update.shape[axis])
+    at = at % x.shape[axis] if a.mode == "circular" else at
+    at = at.reshape([at.shape[0], *[at.shape[1] if i == axis else 1 for i in range(1, x.ndim)]])
+    return x.scatter(axis, at.expand(update.shape), update)
+
+
+@op("TensorScatter", meaning=_tensor_scatter, error=moves(0, 1), since=24)
+def tensor_scatter(g: Draw) -> Rule:
+    """A cache with new entries written for each sample of the batch at its own place, once round if circular."""
+    x = g.operand(rank=(2, 5))
+    axis = g.int(1, x.rank - 1)
+    length = g.size(1, x[axis])
+    update = g.operand(like=[length if i == axis else d for i, d in enumerate(x)])
+    circular = g.flag()
+    write = g.given([x[0]], 0, x[axis] - 1 if circular else x[axis] - length) if g.flag(0.8) else g.skip()
+    attrs: dict[str, Any] = {"mode": "circular"} if circular else {}
+    if axis != x.rank - 2 or g.flag(0.3):
+        attrs["axis"] = axis - x.rank if g.flag(0.4) else axis
+    return Rule([x, update, write], [x], attrs)
