@@ -28,7 +28,9 @@ def declare(name: str, inputs: str, outputs: str, attrs: dict[str, Any] | None =
     """
     constraints = [(variable, [f"tensor({f.name})" for f in formats], "") for variable, formats in types.items()]
     attributes = [_attribute(key, value) for key, value in (attrs or {}).items()]
-    declared[domain, name] = OpSchema(name, domain, 1, "", inputs=_parameters(inputs), outputs=_parameters(outputs), type_constraints=constraints, attributes=attributes)
+    declared[domain, name] = OpSchema(
+        name, domain, 1, "", inputs=_parameters(inputs), outputs=_parameters(outputs), type_constraints=constraints, attributes=attributes
+    )
 
 
 def _parameters(text: str) -> list[OpSchema.FormalParameter]:

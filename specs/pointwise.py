@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from specs.draw import Draw
 from specs.formats import UINT64, Format
 from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, add, exact, finite, outputs, quadrature, settle, undecidable
-from specs.rule import Dim, Operand
+from specs.rule import Dim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,11 +88,6 @@ def choose_attrs(g: Draw, **values: Sequence[Any]) -> dict[str, Any]:
     return {name: g.pick(options) for name, options in values.items() if g.flag(0.7)}
 
 
-def bounded(g: Draw, rank: int, low: float, high: float, among: Sequence[Format] | None = None) -> Operand:
-    """A fresh operand of ones in every dim with contents in a range: a scalar parameter given as an input."""
-    return g.given([1] * rank, low, high, among=among, role="weight")
-
-
 # radii -----------------------------------------------------------------------------------------------------------------
 def shaped(r: Any, y: Any) -> Any:
     """A radius broadcast to its result."""
@@ -142,11 +137,19 @@ def monotone_all(k: float = 1.0, *, rounds: bool = False) -> ErrorRule:
             for sign in (-1.0, 1.0):
                 args = [None if b is None else b.value if b.worst is None else b.value + sign * finite(b[which]) for b in balls]
                 ends.append((outputs(node.op.meaning(node, *args))[0].double() - y).abs())
-            return ends[0].maximum(ends[1])
+            reach = ends[0].maximum(ends[1])
+            for b in balls:
+                reach = reach if b is None else undecided_stays(reach, b[which])
+            return reach
 
         return without_nan(answer(swing(1), swing(2), y, own), y)
 
     return rule
+
+
+def undecided_stays(r: Tensor, e: Any) -> Tensor:
+    """A radius that a plateau made finite is undecided all the same where the operand was: it may be NaN."""
+    return r if e is None else r.masked_fill(e.isinf(), INF)
 
 
 def without_nan(radii: Sequence[Radii], y: Any) -> Sequence[Radii]:
@@ -200,15 +203,37 @@ def piecewise(edges: Edges, k: float = 1.0, *, rounds: bool = True) -> ErrorRule
             return (outputs(node.op.meaning(node, points))[0].double() - y).abs()
 
         def swing(e: Any) -> Tensor:
-            e = torch.zeros_like(x) if e is None else finite(e)
-            worst = at(x - e).maximum(at(x + e))
+            reach = torch.zeros_like(x) if e is None else finite(e)
+            worst = at(x - reach).maximum(at(x + reach))
             for c in cuts:
-                near = (x - c).abs() <= e + slack * abs(c)
+                near = (x - c).abs() <= reach + slack * abs(c)
                 if bool(near.any()):
                     cut = torch.full_like(x, c)
                     for side in (cut, cut.nextafter(cut - 1), cut.nextafter(cut + 1)):
                         worst = torch.where(near, worst.maximum(at(side)), worst)
-            return worst
+            return undecided_stays(worst, e)
+
+        return answer(swing(ball.worst), swing(ball.spread), y, own)
+
+    return rule
+
+
+def sloped(slope: Callable[[Any], float], rounding: Callable[[Any, Any, Any], Any], monotone: Callable[[Any], bool] = lambda node: False) -> ErrorRule:
+    """A function of largest slope `slope(node)`, by its ends where it is monotone; rounding(node, x, y) is in units of u."""
+
+    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        ball, y, form = balls[0], ys[0], node.out_formats[0]
+        assert ball is not None
+        own = rounding(node, ball.value, y) * policy.u(form) + policy.eta(form)
+        if ball.worst is None:
+            return answer(None, None, y, own)
+
+        def swing(e: Tensor) -> Tensor:
+            if not monotone(node):
+                return e * slope(node)
+            reach = finite(e)
+            low, high = (node.op.meaning(node, x) - y for x in (ball.value - reach, ball.value + reach))
+            return undecided_stays(low.abs().maximum(high.abs()), e)
 
         return answer(swing(ball.worst), swing(ball.spread), y, own)
 

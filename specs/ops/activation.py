@@ -1,8 +1,8 @@
-"""Activation functions: Relu, PRelu, Elu, Gelu, HardSwish, Shrink, Clip ... and ONNX Runtime's own Gelu variants."""
+"""Activation functions: Relu, PRelu, Elu, Gelu, HardSwish, Shrink, Clip ..."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,38 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from specs import Draw, Rule, op, unary
-from specs.contrib import MICROSOFT, declare
-from specs.formats import BFLOAT16, DOUBLE, FLOAT, FLOAT16, FLOATS, UINT64, Format
-from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, both, finite, integers_exact, lipschitz, local, monotone
-from specs.pointwise import answer, choose_attrs, monotone_all, nan_free, ordered, piecewise
+from specs.formats import DOUBLE, UINT64, Format
+from specs.numerics import INF, Ball, Policy, Radii, finite, integers_exact, lipschitz, local, monotone
+from specs.pointwise import answer, choose_attrs, monotone_all, nan_free, ordered, piecewise, sloped, undecided_stays
 from specs.program import Node
-from specs.terms import broadcast
 
 FLOAT32_EXACT = 2**24  # integers above it are not all representable in the float32 that attributes are computed with
-
-
-def _rounded(spread_of: Callable[[Any], float], rounding: Callable[[Any, Any, float], Any], cap: Callable[[Any], bool] = lambda node: False) -> ErrorRule:
-    """Propagation by a Lipschitz constant or, where `cap` says the function is monotone, by its ends; rounding(node, ball, y) in units of u."""
-
-    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-        ball, y, form = balls[0], ys[0], node.out_formats[0]
-        assert ball is not None
-        u = policy.u(form)
-        own = rounding(node, ball.value, y) * u + policy.eta(form)
-        if ball.worst is None:
-            return answer(None, None, y, own)
-
-        def swing(e: Tensor) -> Tensor:
-            if not cap(node):
-                return e * spread_of(node)
-            e = finite(e)
-            low, high = (node.op.meaning(node, x) - y for x in (ball.value - e, ball.value + e))
-            return low.abs().maximum(high.abs())
-
-        worst, spread = both((swing(ball.worst), swing(ball.spread)), own)
-        return answer(worst, spread, y)
-
-    return rule
 
 
 def _same_shape(g: Draw) -> Rule:
@@ -86,7 +60,7 @@ unary("Relu", torch.relu, error=nan_free(monotone(rounds=False)), proxy=lambda x
 unary(
     "LeakyRelu",
     _leaky_relu,
-    error=_rounded(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 2, lambda a: a.alpha >= 0),
+    error=sloped(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 2, lambda a: a.alpha >= 0),
     attrs=lambda g: choose_attrs(g, alpha=[0.1, 0.01, 0.5, 1.5, 0.0, -0.3]),
 )
 
@@ -118,20 +92,20 @@ def _softplus(x: Tensor) -> Tensor:
 unary(
     "Elu",
     _elu,
-    error=_rounded(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 4 + 4 * abs(a.alpha), lambda a: a.alpha >= 0),
+    error=sloped(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 4 + 4 * abs(a.alpha), lambda a: a.alpha >= 0),
     attrs=lambda g: choose_attrs(g, alpha=[1.0, 0.5, 2.0, 0.1, -0.5]),
 )
 unary(
     "Selu",
     _selu,
-    error=_rounded(lambda a: abs(a.gamma) * max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 4 + 8 * abs(a.alpha * a.gamma), lambda a: a.alpha >= 0),
+    error=sloped(lambda a: abs(a.gamma) * max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 4 + 8 * abs(a.alpha * a.gamma), lambda a: a.alpha >= 0),
     attrs=lambda g: choose_attrs(g, alpha=[1.5, 0.5, 2.0], gamma=[1.0, 0.7, 2.0]),
 )
 unary(
     "Celu",
     _celu,
     # For a positive alpha |x / alpha| exp(x / alpha) stays below 1/e; for a negative one the exponential grows with its argument.
-    error=_rounded(
+    error=sloped(
         lambda a: INF,
         lambda a, x, y: y.abs() * (4 + ((x / a.alpha).abs() if a.alpha < 0 else 0)) + 4 * abs(a.alpha),
         lambda a: True,
@@ -147,16 +121,19 @@ def _gelu(a: Node, x: Tensor) -> Tensor:
     return F.gelu(x, approximate=a.approximate)
 
 
-def _swish(a: Node, x: Tensor) -> Tensor:
+def swish(a: Node, x: Tensor) -> Tensor:
     return x * (x * a.alpha).sigmoid()
 
 
-def _gelu_slope(a: Node) -> float:
+def gelu_slope(a: Node) -> float:
     return 1.13
 
 
-def _gelu_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
-    """8 u |x|: vectorised forms take an erf that is absolutely accurate only. The function that ONNX defines the tanh form by holds its constants in float32, which shows in doubles."""
+def gelu_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
+    """8 u |x|: vectorised forms take an erf that is absolutely accurate only.
+
+    The function that ONNX defines the tanh form by holds its constants in float32, which shows in doubles.
+    """
     constants = 2.0**27 if a.out_formats[0] is DOUBLE and a.approximate == "tanh" else 0.0  # 2^-25 in units of u
     return x.abs() * (8 + constants) + y.abs() * 3
 
@@ -167,7 +144,7 @@ def _hard_swish_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
     return x.abs() * (3 + x.abs().clamp(max=3.1) * sixth)
 
 
-def _gate_rounding(a: Any, x: Tensor, y: Tensor) -> Tensor:
+def gate_rounding(a: Any, x: Tensor, y: Tensor) -> Tensor:
     """A sigmoid within 6 u s + 4 u of an argument that was itself rounded, times x."""
     return x.abs() * 4.5 + y.abs() * 7
 
@@ -176,13 +153,13 @@ def _gate_rounding(a: Any, x: Tensor, y: Tensor) -> Tensor:
 unary(
     "Gelu",
     _gelu,
-    error=_rounded(_gelu_slope, _gelu_rounding),
+    error=sloped(gelu_slope, gelu_rounding),
     since=20,
     attrs=lambda g: choose_attrs(g, approximate=["tanh", "none"]),
 )
 unary("Mish", F.mish, error=lipschitz(1.09, 6, relative_to_input=True), since=18)
-op("HardSwish", meaning=lambda a, x: F.hardswish(x), error=_rounded(lambda a: 1.5, _hard_swish_rounding), since=14)(_same_shape)
-unary("Swish", _swish, error=_rounded(lambda a: 1.1, _gate_rounding), since=24, attrs=lambda g: choose_attrs(g, alpha=[1.0, 1.702, 0.5, -1.0, 0.0]))
+op("HardSwish", meaning=lambda a, x: F.hardswish(x), error=sloped(lambda a: 1.5, _hard_swish_rounding), since=14)(_same_shape)
+unary("Swish", swish, error=sloped(lambda a: 1.1, gate_rounding), since=24, attrs=lambda g: choose_attrs(g, alpha=[1.0, 1.702, 0.5, -1.0, 0.0]))
 
 
 # clipped and thresholded -----------------------------------------------------------------------------------------------
@@ -200,7 +177,7 @@ def _hard_sigmoid_error(node: Any, policy: Policy, balls: Sequence[Ball | None],
 
     def swing(e: Any) -> Tensor:
         reach = rounding if e is None else finite(e) * abs(node.alpha) + rounding
-        return ((line + reach).clamp(0, 1) - y).abs().maximum(((line - reach).clamp(0, 1) - y).abs())
+        return undecided_stays(((line + reach).clamp(0, 1) - y).abs().maximum(((line - reach).clamp(0, 1) - y).abs()), e)
 
     return answer(swing(ball.worst), swing(ball.spread), y, y.abs() * policy.u(form))
 
@@ -210,7 +187,13 @@ def _hard_sigmoid_proxy(a: Node, x: Tensor) -> Tensor:
     return line.clamp(0, 1) + (line - line.clamp(0, 1)) * 0.01
 
 
-unary("HardSigmoid", _hard_sigmoid, error=_hard_sigmoid_error, proxy=_hard_sigmoid_proxy, attrs=lambda g: choose_attrs(g, alpha=[0.5, 1.0, 0.1, -0.2], beta=[0.0, 0.3, 1.0]))
+unary(
+    "HardSigmoid",
+    _hard_sigmoid,
+    error=_hard_sigmoid_error,
+    proxy=_hard_sigmoid_proxy,
+    attrs=lambda g: choose_attrs(g, alpha=[0.5, 1.0, 0.1, -0.2], beta=[0.0, 0.3, 1.0]),
+)
 
 
 def _thresholded_relu(a: Node, x: Tensor) -> Tensor:
@@ -301,112 +284,3 @@ def clip(g: Draw) -> Rule:
         else:
             inputs.append(g.given([], low, high, role="weight"))
     return Rule(inputs, [x])
-
-
-# ONNX Runtime's own ----------------------------------------------------------------------------------------------------
-def _fast_gelu(a: Node, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.gelu(x if bias is None else x + bias, approximate="tanh")
-
-
-def _biased_gelu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-    """Gelu of a rounded sum."""
-    x, bias, y, form = balls[0], balls[1] if len(balls) > 1 else None, ys[0], node.out_formats[0]
-    assert x is not None
-    u = policy.u(form)
-    total, own = x.value, y.abs() * (3 * u) + policy.eta(form)
-    worst, spread = x.worst, x.spread
-    if bias is not None:
-        total = total + bias.value
-        own = own + (x.value.abs() + bias.value.abs()) * (1.13 * u)
-        (worst, spread) = both((worst, spread), bias.worst) if bias.worst is not None else (worst, spread)
-    own = own + total.abs() * (8 * u + (2.0**-25 if form is DOUBLE else 0.0))  # constants may be float32, as in Gelu
-    return answer(None if worst is None else worst * 1.13, None if spread is None else spread * 1.13, y, own)
-
-
-declare("Gelu", "X:T", "Y:T", T=FLOATS)
-declare("QuickGelu", "X:T", "Y:T", {"alpha": 1.702}, T=FLOATS)
-declare("FastGelu", "X:T bias:T?", "Y:T", T=FLOATS)
-declare("BiasGelu", "A:T B:T", "C:T", T=FLOATS)
-
-
-@op("Gelu", meaning=lambda a, x: F.gelu(x), error=_rounded(_gelu_slope, _gelu_rounding), domain=MICROSOFT, among=[FLOAT])
-def microsoft_gelu(g: Draw) -> Rule:
-    x = g.operand()
-    return Rule([x], [x])
-
-
-@op("QuickGelu", meaning=_swish, error=_rounded(lambda a: 1.1, _gate_rounding), domain=MICROSOFT, among=[FLOAT])
-def quick_gelu(g: Draw) -> Rule:
-    x = g.operand()
-    return Rule([x], [x], choose_attrs(g, alpha=[1.702, 1.0, 0.5, -1.0]))
-
-
-@op("FastGelu", meaning=_fast_gelu, error=_biased_gelu_error, domain=MICROSOFT, among=[FLOAT])
-def fast_gelu(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 4))
-    if g.flag():
-        g.skip()
-        return Rule([x, None], [x])
-    return Rule([x, g.operand(like=[x[-1]], role="weight")], [x])
-
-
-@op("BiasGelu", meaning=lambda a, x, bias: F.gelu(x + bias), error=_biased_gelu_error, domain=MICROSOFT, among=[FLOAT])
-def bias_gelu(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 4))
-    return Rule([x, g.operand(like=[x[-1]], role="weight")], [x])
-
-
-def _scaled_silu(a: Node, x: Tensor, scale: Tensor | None = None) -> Tensor:
-    z = (x * (a.alpha if scale is None else scale.reshape(()).to(a.promote or torch.float32))).to(x.dtype)
-    return z * z.sigmoid()
-
-
-def _scaled_silu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-    """x sigmoid(x), of slope 1.1 at most, of a rounded product."""
-    x, scale, y, form = balls[0], balls[1] if len(balls) > 1 else None, ys[0], node.out_formats[0]
-    assert x is not None
-    factor = node.alpha if scale is None else scale.value.reshape(())
-    u, z = policy.u(form), x.value * factor
-    own = z.abs() * (4.5 + 2.5) * u + y.abs() * 7 * u + policy.eta(form)
-
-    def swing(e: Any, d: Any) -> Any:
-        parts = None if e is None else e * abs(factor)
-        if d is None:
-            return None if parts is None else parts * 1.1
-        turned = (x.value.abs() + (0.0 if e is None else e)) * d.reshape(())
-        return (turned if parts is None else parts + turned) * 1.1
-
-    return answer(swing(x.worst, None if scale is None else scale.worst), swing(x.spread, None if scale is None else scale.spread), y, own)
-
-
-def _gated_add_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-    """x + y gate, each step rounded."""
-    x, other, gate = (b for b in balls if b is not None)
-    u, y = policy.u(node.out_formats[0]), ys[0]
-    part = other.value * gate.value
-
-    def swing(which: int) -> Tensor:
-        e, d, f = (torch.zeros((), dtype=torch.float64) if b[which] is None else b[which] for b in (x, other, gate))
-        return e + d * gate.value.abs() + f * other.value.abs() + d * f
-
-    return answer(swing(1), swing(2), y, (part.abs() * 2 + x.value.abs()) * u + policy.eta(node.out_formats[0]))
-
-
-SINGLES = [FLOAT, FLOAT16, BFLOAT16]
-declare("ScaledSiLU", "X:T scale:M?", "Y:T", {"alpha": 1.0}, T=SINGLES, M=SINGLES)
-declare("GatedAdd", "X:T Y:T gate:T", "output:T", T=SINGLES)
-
-
-@op("ScaledSiLU", meaning=_scaled_silu, error=_scaled_silu_error, domain=MICROSOFT)
-def scaled_silu(g: Draw) -> Rule:
-    x = g.operand()
-    if g.flag():
-        return Rule([x, g.given([], 0.25, 2.0, role="weight")], [x])
-    g.skip()
-    return Rule([x, None], [x], choose_attrs(g, alpha=[0.5, 1.702, -1.0]))
-
-
-@op("GatedAdd", meaning=lambda a, x, y, gate: x + y * gate, error=_gated_add_error, domain=MICROSOFT, among=[FLOAT, FLOAT16])
-def gated_add(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 4))
-    return Rule([x, g.operand(like=x), g.operand(like=[*x[:-1], 1])], [x])

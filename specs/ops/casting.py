@@ -16,7 +16,7 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.formats import BOOL, BY_NAME, BY_ONNX, DOUBLE, FLOAT, FLOAT4E2M1, FLOAT8E5M2, FLOAT8E8M0, STRING, UINT64, Format
 from specs.numerics import EXACT, INF, Ball, Policy, Radii, finite, undecidable, undecided, zeros_like
-from specs.pointwise import SIGN, answer, as_float
+from specs.pointwise import SIGN, answer, as_float, undecided_stays
 from specs.program import Node
 from specs.rule import Misfit, Unsupported
 
@@ -154,12 +154,13 @@ def _to_grid(node: Any, policy: Policy, ball: Ball, y: Tensor, source: Format, t
     saturate = node.saturate is None or bool(node.saturate)
 
     def swing(e: Any) -> Tensor:
-        reach = finite(slack if e is None else e if slack is None else e + slack)
+        reach: Any = slack if e is None else e if slack is None else e + slack
+        reach = finite(reach)
         low, high = (quantised(v, target, saturate, node.round_mode or "up") for v in (x - reach, x + reach))
         worst = (low - y).abs().maximum((high - y).abs()).nan_to_num(nan=INF)
         if target is FLOAT8E8M0:
             bad.logical_or_(x - reach < 0)
-        return worst.masked_fill(bad, INF)
+        return undecided_stays(worst.masked_fill(bad, INF), e)
 
     return answer(swing(ball.worst), swing(ball.spread), y)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from specs import Draw, Rule, op, unary
 from specs.formats import UINT64, Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, both, exact, local, monotone, undecided
-from specs.pointwise import answer, choose_attrs, nan_free, within_range
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, exact, local, monotone, undecided
+from specs.pointwise import answer, choose_attrs, nan_free, undecided_stays, within_range
 from specs.program import Node
 
 SAFE_ANGLE = 8192.0  # beyond it libraries reduce arguments with few bits; nothing is claimed there
@@ -112,10 +112,9 @@ def _waves(slope: Any) -> Any:
         first = slope(ball.value).abs()
 
         def swing(e: Tensor) -> Tensor:
-            return (first * e + e * e / 2).minimum(e).clamp(max=2.0).nan_to_num(nan=2.0)
+            return undecided_stays((first * e + e * e / 2).minimum(e).clamp(max=2.0).nan_to_num(nan=2.0), e)
 
-        worst, spread = both((swing(ball.worst), swing(ball.spread)), own)
-        return [(worst.clamp(max=2.5), spread.clamp(max=2.5))]
+        return answer(swing(ball.worst), swing(ball.spread), y, own)
 
     return rule
 
