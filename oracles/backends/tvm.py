@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from oracles.plugin import Compiled, backend
+from specs.formats import BY_ONNX
 from specs.rule import Unsupported
 
 #: On "TypeName: message". TVM's importer says most of its limits in words, the non-constant parameters often only by an accident of Python.
 UNSUPPORTED = (
     (r"^OpNotImplemented\b", "its own type: no converter for this operator"),
     (r"(?:is|are|was) (?:currently )?(?:not (?:yet )?|un)supported|not (?:currently |yet )?(?:supported|implemented)", "said in words"),
-    (r"does not support|Unsupported (?:input|output|tensor|data|approximate|PRelu|type)|not supported yet", "said in words"),
+    (r"does not support|\bUnsupported \w+|not supported yet", "said in words: 'Unsupported coordinate_transformation_mode: half_pixel_symmetric'"),
+    (r"Cannot decide (?:min|max)_value for type", "a reduction without a start value for this type"),
     (r"Only (?:constant|\[.*\] reductions|\w+ (?:is|are) supported)|[Oo]nly supports?|only applies to float|are supported only", "said in words"),
     (r"must be (?:a )?(?:compile-time )?constants?\b|non-constant|compile-time constant", "a parameter computed at run time"),
     (r"requires a statically known|static shape is unknown|Shape dimension could not be inferred", "a shape known only at run time"),
@@ -60,6 +62,9 @@ def load(model: bytes, names: Sequence[str]) -> Compiled:
     from tvm.relax.frontend.onnx import from_onnx
 
     proto = onnx.load_from_string(model)
+    narrow = [v.name for v in (*proto.graph.input, *proto.graph.output) if _narrow(v.type.tensor_type.elem_type)]
+    if narrow:
+        raise Unsupported(f"tvm: its runtime neither takes nor gives tensors of elements below 8 bits ({', '.join(narrow)})")
     known = {i.name for i in proto.graph.initializer}
     inputs = [i.name for i in proto.graph.input if i.name not in known]
     outputs = [o.name for o in proto.graph.output]
@@ -75,6 +80,11 @@ def load(model: bytes, names: Sequence[str]) -> Compiled:
         return dict(zip(outputs, [_array(results)] if len(outputs) == 1 else [_array(r) for r in results], strict=True))
 
     return call
+
+
+def _narrow(element: int) -> bool:
+    form = BY_ONNX.get(element)
+    return form is not None and form.kind != "bool" and 0 < form.bits < 8
 
 
 def passes(model: bytes, setting: str) -> list[str]:
