@@ -146,9 +146,11 @@ def _known(path: Path, nodes: list[onnx.NodeProto], opsets: dict[str, int], loca
             continue
         if domain not in opsets and domain in _newest() and domain:
             raise UsageError(f"{path}: {label(node)} is of domain '{domain}', for which the model declares no opset")
-        if schema(node.op_type, domain, opsets.get(domain, 1)) is not None or _has_meaning(node.op_type, domain):
+        if schema(node.op_type, domain, opsets.get(domain, 1)) is not None:
             continue
         if domain not in _newest():
+            if _has_meaning(node.op_type, domain):
+                continue
             raise UsageError(f"{path}: {label(node)} is of the unknown domain '{domain}'")
         newer = schema(node.op_type, domain, _newest()[domain])
         hint = f" (it came with opset {_first(node.op_type, domain)})" if newer is not None else ""
