@@ -1,12 +1,13 @@
-"""Rounding of sums of products, for operators whose weights are not tensors alone: Gemm's attributes, Einsum's many operands, norms."""
+"""Rounding of sums of products, for contractions of several operands (MatMul, Einsum), scaled ones (Gemm), norms and means."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from specs.formats import Format
-from specs.numerics import INF, Policy, gamma
+from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, exact_whole, finite, gamma, outputs, settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,14 +28,13 @@ def drift(policy: Policy, form: Format, n: float, extra: float = 1.0) -> float:
     return math.sqrt(n) * policy.accumulation(form) + math.sqrt(extra) * policy.u(form) + policy.operand(form)
 
 
-def accumulated(policy: Policy, form: Format, magnitude: Tensor, n: float, extra: float = 1.0, lost: float = 1.0, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def accumulated(policy: Policy, form: Format, magnitude: Tensor, n: float, extra: float = 1.0, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Own rounding, worst and spread, of sums of n terms whose absolute values add up to `magnitude`.
 
-    lost    factor on what flushing denormal terms may lose
-    total   what a partial sum may reach when that is not the magnitude (a mean adds before it divides): where it may
-            overflow on the way, everything is undecided
+    `total` is what a partial sum may reach when that is not the magnitude (a mean adds before it divides): where that may
+    overflow, everything is undecided.
     """
-    eta = policy.eta(form) * lost
+    eta = policy.eta(form)
     grow = growth(policy, form, n, extra)
     worst = magnitude * grow + eta * (n + 1) if grow < INF else magnitude.new_full(magnitude.shape, INF)
     spread = magnitude * drift(policy, form, n, extra) + eta
@@ -49,3 +49,35 @@ def overflowing(policy: Policy, form: Format, reached: Tensor, worst: Tensor, sp
     if bool(over.any()):
         return worst.masked_fill(over, INF), spread.masked_fill(over, INF)
     return worst, spread
+
+
+def multilinear(terms: Callable[[Any, Sequence[Any]], float], extra: float = 0.0) -> ErrorRule:
+    """A contraction that is linear in every operand, whatever their number; attributes must not make magnitudes negative.
+
+    `terms(node, values)` is the number of products one result adds up. A change of all operands is the sum over i of
+    f(|x_1| + e_1, ..., e_i, ..., |x_k|), which needs no difference of nearly equal numbers.
+    """
+
+    def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+        form = node.out_formats[0]
+        if form is None or not form.is_float:
+            return exact_whole(node, policy, balls, ys)
+        present = [b for b in balls if b is not None]
+        sizes = [b.value.abs() for b in present]
+
+        def f(parts: Sequence[Any]) -> Tensor:
+            return outputs(node.op.meaning(node, *parts))[0]
+
+        worst, spread = accumulated(policy, form, f(sizes), terms(node, sizes), extra + len(present) - 1)
+        moving = [i for i, b in enumerate(present) if b.worst is not None]
+        if not moving:
+            return [(settle(worst), settle(spread))]
+        squares, variance = [s.square() for s in sizes], spread.square()
+        for i in moving:
+            e, v = finite(present[i].worst), finite(present[i].spread).clamp(max=1e150).square()
+            worst = worst + f([*sizes[:i], e, *sizes[i + 1 :]])
+            variance = variance + f([*squares[:i], v, *squares[i + 1 :]])
+            sizes[i], squares[i] = sizes[i] + e, squares[i] + v
+        return [(settle(worst), settle(variance.sqrt()))]
+
+    return rule

@@ -102,7 +102,8 @@ def affine(policy: Policy, form: Format | None, z: Tensor, radii: tuple[Tensor, 
         if scale.worst is not None:
             e = finite(scale.worst)
             worst = worst * (s + e) + size * e
-            variance = variance * s.square() + (size * finite(scale.spread).clamp(max=1e150)).square()
+            v = finite(scale.spread).clamp(max=1e150).square()
+            variance = variance * (s.square() + v) + size.square() * v
         else:
             worst, variance = worst * s, variance * s.square()
         size = size * s

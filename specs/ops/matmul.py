@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from specs import Draw, Rule, op
-from specs.contraction import accumulated
+from specs.contraction import accumulated, multilinear
 from specs.formats import Format
-from specs.numerics import INF, Ball, Policy, Radii, exact_whole, finite, linear, settle
+from specs.numerics import INF, Ball, Policy, Radii, exact_whole, finite, settle
 from specs.program import Node
 from specs.rule import Dim, Operand
 from specs.terms import broadcast, known, prod
@@ -27,7 +27,7 @@ def _depth(a: Node, values: Sequence[Any]) -> float:
     return values[0].shape[-1]
 
 
-@op("MatMul", meaning=_matmul, error=linear(_depth), weight=3)
+@op("MatMul", meaning=_matmul, error=multilinear(_depth), weight=3)
 def matmul(g: Draw) -> Rule:
     """Rank 1 on either side, and batch dims that broadcast."""
     if g.flag(0.15):
@@ -94,11 +94,10 @@ def _gemm_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Seq
     for p, q in ((ex, y), (x, ey), (ex, ey)):
         if p is not None and q is not None:
             worst = worst + at(p, q, None)
-    for i, other in ((0, y), (1, x)):
-        ball = balls[i]
-        if ball is not None and ball.worst is not None:
-            pair = [finite(ball.spread).clamp(max=1e150).square(), other.square()]
-            variance = variance + _scaled(node, *(pair if i == 0 else pair[::-1]), None, alpha * alpha, 0.0)
+    vx, vy = (None if b is None or b.worst is None else finite(b.spread).clamp(max=1e150).square() for b in balls[:2])
+    for p, q in ((vx, y.square()), (x.square(), vy), (vx, vy)):
+        if p is not None and q is not None:
+            variance = variance + _scaled(node, p, q, None, alpha * alpha, 0.0)
     if c is not None and beta and balls[2] is not None and balls[2].worst is not None:
         worst = worst + finite(balls[2].worst) * beta
         variance = variance + (finite(balls[2].spread).clamp(max=1e150) * beta).square()
@@ -144,42 +143,16 @@ def _einsum(a: Node, *xs: Tensor) -> Tensor:
     return torch.einsum(_explicit(a.equation), *(x.long() for x in xs)).to(xs[0].dtype)
 
 
-def _summed(equation: str, shapes: Sequence[Sequence[int]]) -> int:
-    """The number of terms of one result."""
-    left, right = _explicit(equation).split("->")
+def _products(a: Node, xs: Sequence[Tensor]) -> float:
+    """How many products one result adds up."""
+    left, right = _explicit(a.equation).split("->")
     sizes: dict[str, int] = {}
-    for term, shape in zip(left.split(","), shapes, strict=True):
+    for term, shape in zip(left.split(","), (x.shape for x in xs), strict=True):
         before, _, after = term.partition("...")
         for letters, dims in ((before, shape[: len(before)]), (after, shape[len(shape) - len(after) :])):
             for letter, d in zip(letters, dims, strict=True):
                 sizes[letter] = max(sizes.get(letter, 1), d)
     return math.prod(d for letter, d in sizes.items() if letter not in right)
-
-
-def _einsum_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-    """Linear in every operand: f(|x| + e, |y| + e) - f(|x|, |y|), in any order of the contractions."""
-    form = node.out_formats[0]
-    if form is None or not form.is_float:
-        return exact_whole(node, policy, balls, ys)
-    present = [b for b in balls if b is not None]
-    sizes = [b.value.abs() for b in present]
-    f = node.op.meaning
-    total = f(node, *sizes)
-    n = _summed(node.equation, [s.shape for s in sizes])
-    worst, spread = accumulated(policy, form, total, n, extra=len(present))
-    moving = [i for i, b in enumerate(present) if b.worst is not None]
-    if len(moving) == 1:
-        i = moving[0]
-        worst = worst + f(node, *sizes[:i], finite(present[i].worst), *sizes[i + 1 :])
-    elif moving:
-        worst = worst + f(node, *(s if b.worst is None else s + finite(b.worst) for s, b in zip(sizes, present, strict=True))) - total
-    if moving:
-        squares = [s.square() for s in sizes]
-        variance = spread.square()
-        for i in moving:
-            variance = variance + f(node, *squares[:i], finite(present[i].spread).clamp(max=1e150).square(), *squares[i + 1 :])
-        spread = variance.sqrt()
-    return [(settle(worst), settle(spread))]
 
 
 def _term(g: Draw, letters: list[str], sizes: dict[str, Dim], rank: int, diagonal: float) -> str:
@@ -196,7 +169,7 @@ def _term(g: Draw, letters: list[str], sizes: dict[str, Dim], rank: int, diagona
     return term
 
 
-@op("Einsum", meaning=_einsum, error=_einsum_error)
+@op("Einsum", meaning=_einsum, error=multilinear(_products))
 def einsum(g: Draw) -> Rule:
     """One to three operands with diagonals, ellipses, sums over some letters, and the result left implicit."""
     letters = list(g.pick(["ijkmnpq", "abcdefg", "aBcDeFg"]))

@@ -257,8 +257,10 @@ def _lp_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Seque
         else:
             e = finite(e).clamp(max=1e150)
             moved = e if node.p == 1 else y * e
-            off = (off.square() + moved.square().sum(axis, keepdim=True)).sqrt()
-            r = (e.square() + (y * off).square() + rounding.square()).sqrt() / (1 - off / size)
+            # Around zero a size can only grow: those changes add up.
+            grown = (e * (x.abs() < e)).sum(axis, keepdim=True) if node.p == 1 else e.square().sum(axis, keepdim=True) / (2 * size)
+            off = (off.square() + moved.square().sum(axis, keepdim=True)).sqrt() + grown
+            r = ((e.square() + (y * off).square()).sqrt() / (size - off)).square().add(rounding.square()).sqrt()
         r = r.masked_fill(off >= size, INF)
         zeros = (size == 0) & (ball.worst is None) & (node.version >= 22)
         results.append(settle(r.masked_fill(zeros, 0.0)))

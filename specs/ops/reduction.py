@@ -240,12 +240,18 @@ def _extreme_error(largest: bool) -> ErrorRule:
 
 
 def _l1_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
-    return _joined(o.sum, ball, accumulated(policy, form, y, o.n), lambda e: o.sum(e.square()))
+    x = ball.value.abs()
+    # Around zero an absolute value can only grow: those changes add up, however they are spread.
+    return _joined(o.sum, ball, accumulated(policy, form, y, o.n), lambda e: o.sum(e.square()) + o.sum(e * (x < e)).square())
 
 
 def _sum_square_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
     x = ball.value.abs()
-    return _joined(lambda e: o.sum((2 * x + e) * e), ball, accumulated(policy, form, y, o.n), lambda e: o.sum(((2 * x + e) * e).square()))
+
+    def variance(e: Tensor) -> Tensor:
+        return (o.sum((2 * x * e).square()).sqrt() + o.sum(e * e)).square()
+
+    return _joined(lambda e: o.sum((2 * x + e) * e), ball, accumulated(policy, form, y, o.n), variance)
 
 
 def _l2_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
@@ -261,7 +267,7 @@ def _l2_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: 
         return result
     e, s = finite(ball.worst).clamp(max=1e150), finite(ball.spread).clamp(max=1e150)
     norm = o.sum(s.square()).sqrt()
-    directed = (o.sum((ball.value * s).square()).sqrt() / y).nan_to_num(nan=INF, posinf=INF).minimum(norm)
+    directed = ((o.sum((ball.value * s).square()).sqrt() + norm.square() / 2) / y).nan_to_num(nan=INF, posinf=INF).minimum(norm)
     return result[0] + o.sum(e.square()).sqrt(), (result[1].square() + directed.square()).sqrt()
 
 
@@ -295,11 +301,16 @@ def _log_sum_exp_error(node: Node, policy: Policy, form: Format, ball: Ball, o: 
         return worst, spread
 
     def moved(e: Tensor) -> Tensor:
-        return (p * finite(e).clamp(max=300).exp()).sum(dims, keep).log()
+        return (p * finite(e).clamp(max=300).expm1()).sum(dims, keep).log1p()
 
     e, s = o.view(ball.worst), o.view(ball.spread)
     inherited = moved(e).masked_fill((e > 300).sum(dims, keep) > 0, INF)
     return worst + inherited, (spread.square() + (p * finite(s).clamp(max=1e150)).square().sum(dims, keep)).sqrt()
+
+
+def _grown(logarithm: Tensor, size: Tensor, whole: Tensor) -> Tensor:
+    """A product after growing by this factor, less the product: without cancellation unless it is zero anyway."""
+    return torch.where(size > 0, size * logarithm.expm1(), whole)
 
 
 def _prod_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
@@ -313,7 +324,7 @@ def _prod_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y
     if ball.worst is None:
         return worst, spread
     e, s = finite(ball.worst), finite(ball.spread)
-    moved = o.prod(x + e) - size
+    moved = _grown(o.sum((e / x).log1p()), size, o.prod(x + e))
     relative = o.sum((s / x).nan_to_num(nan=0.0, posinf=1e150).clamp(max=1e150).square()).sqrt()
     swing = torch.where(relative < 0.1, size * relative * 1.1, o.prod(x + s) - size)
     return worst + moved, (spread.square() + swing.square()).sqrt()

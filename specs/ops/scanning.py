@@ -138,7 +138,9 @@ def _cumulative_product_error(node: Any, policy: Policy, balls: Sequence[Ball | 
     lost = reached * policy.eta(form)
     worst, spread = overflowing(policy, form, reached, size * gamma(n, u) + lost * n, size * (math.sqrt(n) * u) + lost)
     if ball.worst is not None:
-        worst = worst + node.op.meaning(node, x + finite(ball.worst), axis.value) - size
+        factor = _along(node, (finite(ball.worst) / x).log1p(), axis.value, lambda t, dim: t.cumsum(dim), 0)
+        # Without cancellation where no factor is zero.
+        worst = worst + torch.where(size > 0, size * factor.expm1(), node.op.meaning(node, x + finite(ball.worst), axis.value))
         moved = node.op.meaning(node, x + finite(ball.spread), axis.value) - size
         spread = (spread.square() + moved.clamp(max=1e150).square()).sqrt()
     return [(settle(worst), settle(spread))]

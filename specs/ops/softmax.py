@@ -78,7 +78,7 @@ def log_softmax_radii(policy: Policy, form: Format, x: Tensor, ball: Ball, y: Te
     if ball.worst is None:
         return settle(worst), settle(spread)
     e, s = ball.worst, ball.spread
-    carried = (p * e.clamp(max=FAR).exp()).sum(axis, keepdim=True).log().masked_fill((e > FAR).any(axis, keepdim=True), INF)
+    carried = (p * e.clamp(max=FAR).expm1()).sum(axis, keepdim=True).log1p().masked_fill((e > FAR).any(axis, keepdim=True), INF)
     variance = s.square() + (p * s).square().sum(axis, keepdim=True)
     return settle(worst + e + carried), settle((spread.square() + variance).sqrt())
 
