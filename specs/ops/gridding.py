@@ -27,6 +27,7 @@ class Taps(NamedTuple):
     inside: Tensor
     value: Tensor
     moved: Tensor
+    rounded: Tensor
 
 
 def _mode(a: Node) -> str:
@@ -76,9 +77,9 @@ def _taps(a: Node, x: Tensor, size: int, delta: Tensor | None = None, unit: floa
     moved = torch.zeros_like(w)
     if delta is not None:
         ends = [(kernel(i - (x + s * delta)[..., None], CUBIC)[0] - w).abs() for s in (-1, 1)]
-        moved = ends[0].maximum(ends[1]) + (20 * delta * delta)[..., None] + rough * (6 * unit if cubic else unit)
+        moved = ends[0].maximum(ends[1]) + (20 * delta * delta)[..., None]
     at, inside = _pixel(a, i, size)
-    return Taps(at, inside, w, moved)
+    return Taps(at, inside, w, moved, rough * (6 * unit if cubic else unit))
 
 
 def _joined(parts: Sequence[Tensor], sizes: Sequence[int] | None = None) -> Tensor:
@@ -186,12 +187,16 @@ def _weighted_radius(a: Any, image: Tensor, e: Tensor, positions: Sequence[Tenso
     for way in ways:
         taps = [_taps(a, p, s, d, unit) for p, s, d in zip(way, sizes, delta, strict=True)]
         index, inside = _joined([t.at for t in taps], sizes), _joined([t.inside for t in taps])[:, None]
-        w, most = _joined([t.value for t in taps])[:, None], _joined([t.value.abs() + t.moved for t in taps])[:, None]
-        moved = most - w.abs()
+        w, moved, most = (
+            _joined([f(t) for t in taps])[:, None]
+            for f in (lambda t: t.value, lambda t: t.value.abs() + t.moved, lambda t: t.value.abs() + t.moved + t.rounded)
+        )
         taken, carried = _taken(image, index) * inside, _taken(e, index) * inside
         there = (taken * w).sum(-1)
-        r = ((taken - there[..., None]).abs() * moved).sum(-1) + (there - y).abs() * (len(ways) > 1)
-        r = (r.square() + (carried * w).square().sum(-1)).sqrt() if likely else r + (carried * most).sum(-1)
+        # A moved position changes weights whose sum stays 1, so only differences count; rounding does not keep the sum.
+        own = ((taken - there[..., None]).abs() * (moved - w.abs()) + taken.abs() * (most - moved)).sum(-1)
+        own = own + (there - y).abs() * (len(ways) > 1)
+        r = (own.square() + (carried * w).square().sum(-1)).sqrt() if likely else own + (carried * most).sum(-1)
         total = r if total is None else total.maximum(r)
     assert total is not None
     return total
@@ -202,7 +207,7 @@ def grid_sample(g: Draw) -> Rule:
     """Values between pixels, at positions given by a grid."""
     modes = ["linear", "nearest", "cubic"] if g.opset >= 20 else ["bilinear", "nearest", "bicubic"]
     mode = g.pick(modes)
-    rank = 2 if g.opset < 20 or mode == modes[2] else g.pick([2, 2, 3, 1])
+    rank = 2 if g.opset < 20 or mode == modes[2] else g.pick([2, 2, 2, 3, 3, 1])
     x = g.operand(rank=rank + 2, among=None if mode == "nearest" else FLOATS)
     space: list[Dim] = g.sizes(rank, 1, 6)
     reach = g.pick([1.0, 1.3, 2.5])
@@ -250,11 +255,13 @@ def _affine_grid_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
     def through(one: Tensor, two: Tensor) -> Tensor:
         return torch.einsum("pk,nik->npi", one, two).reshape(ys[0].shape)
 
-    total = through(base, theta.value.abs())
-    shifted = through(torch.full_like(base, 4 * u) * (torch.arange(n) < n - 1), theta.value.abs())
+    # Where the centre of a single pixel lies when its corners are its centre is open: implementations say -1, 0 and 1.
+    alone = [bool(node.align_corners) and s == 1 for s in reversed(size.value.tolist()[2:])]
+    off = torch.tensor([*[1.0 if one else 4 * u for one in alone], 0.0], dtype=torch.float64).expand(base.shape)
+    shifted, total = through(off, theta.value.abs()), through(base + off, theta.value.abs())
     worst, spread = total * (gamma(n + 2, acc) + u) + shifted + policy.eta(form), total * (math.sqrt(n) * acc + u) + shifted + policy.eta(form)
     if theta.worst is not None:
-        worst = worst + through(base + 4 * u, finite(theta.worst))
+        worst = worst + through(base + off, finite(theta.worst))
         spread = (spread.square() + through(base.square(), finite(theta.spread).clamp(max=1e150).square())).sqrt()
     return [(settle(worst), settle(spread))]
 
