@@ -25,14 +25,14 @@ _BACKWARD = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d
 # Conv ------------------------------------------------------------------------------------------------------------------
 def convolve(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """Cross-correlation; torch pads both sides alike only, and has no more than three spatial axes."""
-    axes = place(a, x.shape[2:], w.shape[2:])
+    axes, group = place(a, x.shape[2:], w.shape[2:]), a.group or 1
     if len(axes) not in _FORWARD:
-        return _by_windows(x, w, b, axes, a.group)
+        return _by_windows(x, w, b, axes, group)
     padding = [v.begin for v in axes]
     if not symmetric(axes):
         x = F.pad(x, [p for v in reversed(axes) for p in (v.begin, v.end)])
         padding = [0] * len(axes)
-    return _FORWARD[len(axes)](x, w, b, [v.stride for v in axes], padding, [v.dilation for v in axes], a.group)
+    return _FORWARD[len(axes)](x, w, b, [v.stride for v in axes], padding, [v.dilation for v in axes], group)
 
 
 def _by_windows(x: Tensor, w: Tensor, b: Tensor | None, axes: Sequence[Axis], group: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -72,8 +71,8 @@ def col2im(g: Draw) -> Rule:
 # a convolution, then something elementwise ---------------------------------------------------------------------------
 def _as(node: Node, meaning: Callable[..., Any]) -> Node:
     """The node with another meaning, to ask an error rule about one part of it."""
-    part = copy(node)
-    part.op = dataclasses.replace(node.op, meaning=meaning)
+    part = Node(dataclasses.replace(node.op, meaning=meaning), node.name, node.inputs, node.outputs, node.attrs, node.bodies, node.opset, node.version)
+    part.in_formats, part.out_formats, part.promote = node.in_formats, node.out_formats, node.promote
     return part
 
 
@@ -163,7 +162,7 @@ def causal_conv(g: Draw) -> Rule:
 # FusedConv of ONNX Runtime -------------------------------------------------------------------------------------------
 def _activated(a: Node, y: Any) -> Any:
     """The activations ONNX Runtime fuses into a convolution; their parameters come in the order of ONNX's attributes."""
-    p = a.activation_params or []
+    p = a.activation_params or {"LeakyRelu": [0.01], "HardSigmoid": [0.2, 0.5], "Clip": [-math.inf, math.inf]}.get(a.activation, [])
     if a.activation == "Relu":
         return monotone(y, F.relu, 0, 0)
     if a.activation == "Tanh":
@@ -192,7 +191,6 @@ def _convolution_alone(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z
 
 def _fused_conv(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
     """A convolution, a summand, an activation: one node of optimised models."""
-    a.attrs["group"] = a.group or 1
     return _sum_and_activation(a, convolve(a, x, w, b), [x, w, b, z])
 
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specs.draw import Draw
-from specs.numerics import EXACT, Ball, Policy, Radii, add, finite, gamma, linear, monotone, quadrature, settle
+from specs.numerics import EXACT, Ball, Policy, Radii, add, finite, gamma, linear, outputs, quadrature, settle
 from specs.operator import op
 from specs.ops.windows import ROOM, Axis, cut, overflow_safe, place, slide, symmetric, taps
 from specs.program import Node
-from specs.rule import Rule
+from specs.rule import Rule, Unsupported
 from specs.terms import known, prod
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -77,7 +77,18 @@ def _bases(x: Tensor) -> Tensor:
     return (torch.arange(n * c) * math.prod(x.shape[2:])).reshape(n, c, *[1] * (x.ndim - 2))
 
 
-_max_values = monotone(rounds=False)
+def _max_values(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """A maximum grows with every element: it lies between the maxima of the lower and of the upper ends, unrounded."""
+    ball = balls[0]
+    assert ball is not None
+    if ball.worst is None:
+        return [EXACT]
+
+    def swing(e: Tensor) -> Tensor:
+        ends = [(outputs(node.op.meaning(node, x))[0].double() - ys[0]).abs() for x in (ball.value - finite(e), ball.value + finite(e))]
+        return settle(ends[0].maximum(ends[1]))
+
+    return [(swing(ball.worst), swing(ball.spread))]
 
 
 def _max_pool_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
@@ -192,6 +203,8 @@ def _power(x: Tensor, p: float) -> Tensor:
 
 
 def _lp_pool(a: Node, x: Tensor) -> Tensor:
+    if a.kernel_shape is None:
+        raise Unsupported("LpPool: version 1 does not say what a missing kernel_shape means")
     axes = place(a, x.shape[2:], a.kernel_shape)
     windows = cut(_power(x.float() if _half(a, x) else x, a.p), axes)
     return _root(windows.sum(_window_dims(axes)), a.p).to(x.dtype)
@@ -294,7 +307,7 @@ def global_average_pool(g: Draw) -> Rule:
     return Rule([x], [shape])
 
 
-@op("GlobalMaxPool", meaning=_global_max, error=monotone(rounds=False))
+@op("GlobalMaxPool", meaning=_global_max, error=_max_values)
 def global_max_pool(g: Draw) -> Rule:
     """One maximum a channel."""
     x, shape = _global(g)
