@@ -6,7 +6,6 @@ The parent only listens. A lane that dies loses the case in flight and is starte
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 import traceback
@@ -18,12 +17,13 @@ from typing import Any
 
 import torch
 
+from corpus.journal import Journal
 from fuzzer.generate import Generated, generate_from
 from fuzzer.grow import Menu
+from fuzzer.investigation import Suspicion
 from fuzzer.menus import avoided
 from fuzzer.settings import Settings
 from fuzzer.sources import Seeded
-from oracles.confirm import Confirmed, confirm
 from oracles.judge import judge_outcomes
 from oracles.pool import Worker, wait
 from oracles.records import Case, Outcome, Verdict
@@ -57,7 +57,7 @@ class Batch:
     verdicts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # (backend, setting, verdict)
     tested: Counter[str] = field(default_factory=Counter)  # cases per backend
     features: Counter[str] = field(default_factory=Counter)
-    findings: list[tuple[str, Confirmed]] = field(default_factory=list)  # first of its cause in this lane
+    suspicions: list[Suspicion] = field(default_factory=list)  # first of its cause in this lane
     repeats: Counter[str] = field(default_factory=Counter)  # further cases by cause key
     defects: list[tuple[int, str]] = field(default_factory=list)  # our own: (case index, traceback)
     done: bool = False
@@ -77,7 +77,7 @@ class Lane:
         self.running: dict[str, Pending] = {}
         self.outcomes: dict[str, list[Outcome]] = {}  # of the cases running
         self.mean: dict[str, float] = {}
-        self.journal = settings.out / f"inflight-{lane}.json"
+        self.journal = Journal(settings.out, lane)
         avoid = frozenset(avoided("onnxruntime")) if "onnxruntime" in self.targets else frozenset[str]()
         self.plain = Menu(settings.names, avoid=avoid)
         self.friendly = Menu(settings.names, avoid=avoid | frozenset(k for b in self.targets for k in avoided(b)))
@@ -91,7 +91,7 @@ class Lane:
         started = time.perf_counter()
         try:
             made = self._generated(index)
-            self.journal.write_text(json.dumps(made.case.origin))
+            self.journal.begin(made.case)
             reference_started = time.perf_counter()
             expected = reference(made.program, made.case.inputs)
         except Unsupported as e:
@@ -164,23 +164,19 @@ class Lane:
         self.batch.seconds["judge"] += time.perf_counter() - started
 
     def _found(self, pending: Pending, outcomes: Sequence[Outcome], findings: Sequence[Verdict]) -> None:
-        """Confirm the first case of every cause; count the others."""
+        """The first case of every cause is a suspicion to be looked at; the others are counted."""
         for verdict in {v.verdict: v for v in reversed(findings)}.values():
             key = cause_key(pending.case, verdict, outcomes)
             if key in self.seen:
                 self.batch.repeats[key] += 1
-                continue
-            confirmed = confirm(pending.case, pending.expected, verdict, outcomes, timeout=self.settings.timeout, memory=self.settings.memory)
-            if confirmed.verdict.verdict == "ours":
-                self.batch.defects.append((pending.index, f"{verdict.backend}:{verdict.setting} {verdict.verdict} {verdict.output}: {confirmed.verdict.message}"))
-                continue
-            self.seen.add(key)
-            self.batch.findings.append((key, confirmed))
+            else:
+                self.seen.add(key)
+                self.batch.suspicions.append(Suspicion(key, pending.case, verdict, tuple(outcomes)))
 
     # telling ------------------------------------------------------------------------------------------------------
     def report(self, force: bool = False) -> None:
         now = time.monotonic()
-        if force or now - self.sent >= REPORT or self.batch.findings:
+        if force or now - self.sent >= REPORT or self.batch.suspicions:
             self.parent.send(self.batch)
             self.batch, self.sent = Batch(self.lane), now
 
@@ -220,8 +216,8 @@ class Lane:
         for worker in self.workers.values():
             worker.close()
         self.batch.done = True
+        self.journal.close()
         self.report(force=True)
-        self.journal.unlink(missing_ok=True)
 
 
 def _masked(expected: dict[str, Expected]) -> float:

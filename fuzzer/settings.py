@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,15 @@ def parse_bytes(text: str, option: str = "--memory") -> int:
     if not m:
         raise UsageError(f"{option} '{text}': give a size such as 4G or 800M")
     return int(float(m[1]) * BYTES[m[2].upper()])
+
+
+def lanes(text: str) -> int:
+    """`auto` or a number: how many processes make cases. Raises UsageError."""
+    if text == "auto":
+        return max(1, len(os.sched_getaffinity(0)) // 2)
+    if not text.isdigit() or not 1 <= int(text) <= 256:
+        raise UsageError(f"--workers '{text}': give a number from 1 to 256, or auto")
+    return int(text)
 
 
 def select(patterns: str | None, known: dict[tuple[str, str], object]) -> frozenset[tuple[str, str]] | None:

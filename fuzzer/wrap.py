@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from fuzzer.network import Body, Function, Network, Step, Value
+from specs import schema
 from specs.draw import Source
 from specs.formats import BOOL, INT64
 from specs.rule import Misfit
@@ -124,6 +125,9 @@ def _through(network: Network, source: Source, kind: str) -> Network:
     i = candidates[source.choose(len(candidates))]
     v = step.inputs[i]
     assert v is not None
+    operator, variable = ("SequenceConstruct", "T") if kind == "sequence" else ("Optional", "V")
+    if v.format not in schema.formats(operator, "", network.opset, variable):
+        raise Misfit(f"{kind}s do not hold {v.format}")
     box, out = replace(v, name=f"{v.name}_{kind}", kind="node", wrapper=kind, dims=None), replace(v, name=f"{v.name}_again", kind="node", dims=None)
     new, values = list[Step](), list[Value]()
     if kind == "optional":
