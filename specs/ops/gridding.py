@@ -31,7 +31,8 @@ class Taps(NamedTuple):
 
 
 def _mode(a: Node) -> str:
-    return {"bilinear": "linear", "bicubic": "cubic"}.get(a.mode, a.mode)
+    mode: str = a.mode
+    return {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode)
 
 
 def _reflect(x: Tensor, low: float, high: float) -> Tensor:
@@ -141,22 +142,23 @@ def _grid_sample_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
     positions = _positions(node, x.value, grid.value.double())
     shape = [out[0], out[1], math.prod(out[2:])]
     slack = [(p.abs() + (s + 1)) * (4 * unit) for p, s in zip(positions, sizes, strict=True)]
-    result = []
+    weighted = _weighted_size(node, image, positions) if _mode(node) != "nearest" else None
+    n, u, acc, eta = (4 if _mode(node) == "cubic" else 2) ** len(sizes) + 2, policy.u(form), policy.accumulation(form), policy.eta(form)
+    r, result = None, []
     for which, e in ((1, radius[0]), (2, radius[1])):
         off = grid[which] if grid[which] is not None else zeros_like(grid.value)
         points = finite(off).reshape(grid.value.shape[0], math.prod(out[2:]), len(sizes))
         delta = [d + points[..., len(sizes) - 1 - k] * (s / 2) for k, (d, s) in enumerate(zip(slack, sizes, strict=True))]
         far = torch.stack(delta).amax(0)[:, None] > 0.4  # the bounds below are for less than half a pixel
-        if _mode(node) == "nearest":
+        if weighted is None:
             r = _nearest_radius(node, image, e, positions, delta, y.double().reshape(shape))
-        else:
+            result.append(settle(r.masked_fill(far, INF)).reshape(out))
+            continue
+        if r is None or x.worst is not None or grid.worst is not None:  # else both radii are the same but for rounding
             r = _weighted_radius(node, image, e, positions, delta, y.double().reshape(shape), unit, which == 2)
-            n = (4 if _mode(node) == "cubic" else 2) ** len(sizes) + 2
-            u, acc = policy.u(form), policy.accumulation(form)
-            size = _weighted_size(node, image, positions)
-            own = size * (gamma(n, acc) + u) + policy.eta(form) * n if which == 1 else size * (math.sqrt(n) * acc + u) + policy.eta(form)
-            r = r + own if which == 1 else (r.square() + own.square()).sqrt()
-        result.append(settle(r.masked_fill(far, INF)).reshape(out))
+        own = weighted * (gamma(n, acc) + u) + eta * n if which == 1 else weighted * (math.sqrt(n) * acc + u) + eta
+        total = r + own if which == 1 else (r.square() + own.square()).sqrt()
+        result.append(settle(total.masked_fill(far, INF)).reshape(out))
     return [(result[0], result[1])]
 
 

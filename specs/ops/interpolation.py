@@ -159,7 +159,8 @@ def weights(way: Way, axis: Axis, margin: int = 0) -> Weights:
 def plan(a: Node, shape: Sequence[int], roi: Tensor | None, scales: Sequence[float] | None, sizes: Tensor | None) -> tuple[Way, dict[int, Axis]]:
     """The way, and the axes that change (or are cropped)."""
     old, rank = a.coordinate_transformation_mode is None, len(shape)
-    mode = {"bilinear": "linear", "trilinear": "linear"}.get(a.mode, a.mode)
+    mode: str = a.mode
+    mode = {"bilinear": "linear", "trilinear": "linear"}.get(mode, mode)
     way = Way(mode, a.coordinate_transformation_mode or "asymmetric", "simple" if old else a.nearest_mode,
               a.cubic_coeff_a if a.cubic_coeff_a is not None else -0.75, bool(a.exclude_outside), bool(a.antialias))  # fmt: skip
     axes = [i % rank for i in a.axes] if a.axes is not None else list(range(rank))

@@ -42,7 +42,10 @@ def _top_k_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
     axis, count = node.axis % values.ndim, values.shape[node.axis]
     unordered = node.sorted == 0 and count > 1
     if x.worst is None:
-        return [(apart := _anywhere(values, axis), apart), (INF + zeros_like(values),) * 2] if unordered else [EXACT] * len(ys)
+        if not unordered:
+            return [EXACT] * len(ys)
+        apart, open_ = _anywhere(values, axis), undecided(values)
+        return [(apart, apart), (open_, open_)][: len(ys)]
     order = _ordered(node, x.value)[1]
     radii = []
     for e in (finite(x.worst), finite(2 * x.spread)):
