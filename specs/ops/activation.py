@@ -162,6 +162,27 @@ op("HardSwish", meaning=lambda a, x: F.hardswish(x), error=sloped(lambda a: 1.5,
 unary("Swish", swish, error=sloped(lambda a: 1.1, gate_rounding), since=24, attrs=lambda g: choose_attrs(g, alpha=[1.0, 1.702, 0.5, -1.0, 0.0]))
 
 
+def _swiglu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+    """A gate within its own rounding, times the other operand."""
+    a, b, y, form = balls[0], balls[1], ys[0], node.out_formats[0]
+    assert a is not None
+    assert b is not None
+    u, gate = policy.u(form), swish(node, a.value)
+    slack = gate_rounding(node, a.value, gate) * u + policy.eta(form)
+
+    def swing(e: Any, d: Any) -> Tensor:
+        off = slack if e is None else slack + e * 1.1
+        return off * b.value.abs() if d is None else off * b.value.abs() + (gate.abs() + off) * d
+
+    return answer(swing(a.worst, b.worst), swing(a.spread, b.spread), y, local(policy, form, y))
+
+
+@op("SwiGLU", meaning=lambda a, x, y: swish(a, x) * y, error=_swiglu_error, since=28)
+def swiglu(g: Draw) -> Rule:
+    x = g.operand(low=0)
+    return Rule([x, g.operand(like=x)], [x], choose_attrs(g, alpha=[1.0, 1.702, 0.5]))
+
+
 # clipped and thresholded -----------------------------------------------------------------------------------------------
 def _hard_sigmoid(a: Node, x: Tensor) -> Tensor:
     return (x * a.alpha + a.beta).clamp(0, 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from math import log
 from typing import Any
 
 import numpy as np
@@ -225,7 +226,9 @@ def _power_domain(a: Node, x: Tensor, p: Tensor) -> list[Tensor]:
         return [((p < 0) & (x == 0)).double()]
     p = aligned(a, x, p).to(x.dtype)
     root, pole = p != p.round(), p < 0
-    return [torch.where(root, 1e-2 - x, torch.where(pole, 1e-2 - x.abs(), -torch.ones_like(x))), p.abs() - 16]
+    inside = torch.where(root, 1e-2 - x, torch.where(pole, 1e-2 - x.abs(), -torch.ones_like(x)))
+    limit = log(0.25 * a.out_formats[0].largest) if a.out_formats[0] is not None else 16.0
+    return [inside, p.abs() - 16, p * x.abs().clamp(min=1e-6).log() - limit]
 
 
 @op("Pow", meaning=_pow, error=_power_error, safe=_power_domain)

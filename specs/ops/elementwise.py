@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import pi
+from math import log, pi
 from typing import Any
 
 import torch
@@ -75,12 +75,20 @@ def _reciprocal_error(node: Any, policy: Policy, balls: Sequence[Ball | None], y
     return answer(swing(ball.worst), swing(ball.spread), y, own)
 
 
+def _exponent(a: Node, x: Tensor) -> list[Tensor]:
+    """Exponentials overflow so steeply that only a loss on their argument leads back."""
+    form = a.out_formats[0]
+    size = x if a.op.name == "Exp" else x.abs()
+    return [size - log(0.25 * (form.largest if form is not None else 1e30))]
+
+
 unary("Sqrt", torch.sqrt, error=monotone(2), safe=lambda x: -x)
 unary("Reciprocal", torch.reciprocal, error=_reciprocal_error, safe=lambda x: 1e-2 - x.abs())
-unary("Exp", torch.exp, error=monotone(4))
+op("Exp", meaning=lambda a, x: x.exp(), error=monotone(4), safe=_exponent)(_any)
+op("Sinh", meaning=lambda a, x: x.sinh(), error=monotone(4, 1), safe=_exponent)(_any)
+# not monotone, but convex and even: the larger end is the farthest point
+op("Cosh", meaning=lambda a, x: x.cosh(), error=monotone(4), safe=_exponent)(_any)
 unary("Log", torch.log, error=monotone(6), safe=lambda x: 1e-6 - x)
-unary("Sinh", torch.sinh, error=monotone(4, 1))
-unary("Cosh", torch.cosh, error=monotone(4))  # not monotone, but convex and even: the larger end is the farthest point
 unary("Tanh", torch.tanh, error=monotone(10, 2))
 unary("Asinh", torch.asinh, error=monotone(4, 1))
 unary("Acosh", torch.acosh, error=monotone(4, 1), safe=lambda x: 1 - x)

@@ -24,7 +24,8 @@ def model(x: np.ndarray, to: str, opset: int = 25, op: str = "Cast", chain: str 
     nodes = [helper.make_node(chain, ["x"], ["t"])] if chain else []
     nodes.append(helper.make_node(op, ["t" if chain else "x"], ["y"], to=BY_NAME[to].onnx, **attrs))
     source = TensorProto.STRING if x.dtype == object else BY_NUMPY[x.dtype].onnx
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", source, x.shape)], [helper.make_tensor_value_info("y", BY_NAME[to].onnx, x.shape)])
+    y = helper.make_tensor_value_info("y", BY_NAME[to].onnx, x.shape)
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", source, x.shape)], [y])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=11)
 
 
@@ -105,7 +106,10 @@ def test_text() -> None:
     assert float(cast(np.array([314.15926], np.float32), "string")[0]) == pytest.approx(314.15926)
 
 
-@pytest.mark.parametrize("source, to", [("float", "int32"), ("double", "uint64"), ("float16", "uint16"), ("bfloat16", "int16"), ("int8", "float8e5m2"), ("float8e8m0", "uint8")])
+PAIRS = [("float", "int32"), ("double", "uint64"), ("float16", "uint16"), ("bfloat16", "int16"), ("int8", "float8e5m2"), ("float8e8m0", "uint8")]
+
+
+@pytest.mark.parametrize("source, to", PAIRS)
 @pytest.mark.parametrize("dtype", [None, "float64"])
 def test_bit_casts_there_and_back(source: str, to: str, dtype: str | None) -> None:
     width = BY_NAME[source].bits // 8

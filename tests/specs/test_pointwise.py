@@ -47,7 +47,7 @@ def test_uint64_keeps_its_upper_half(divisor: int) -> None:
     assert (compute("Div", WIDE, d) == WIDE // d).all()
     assert (compute("Mod", WIDE, d) == WIDE % d).all()
     assert (compute("Max", WIDE, d) == np.maximum(WIDE, d)).all()
-    assert (compute("Less", WIDE, d, out=np.bool_) == (WIDE < d)).all()
+    assert (compute("Less", WIDE, d, out=np.bool_) == (d > WIDE)).all()
 
 
 def test_uint64_shifts_casts_and_clips() -> None:
@@ -114,9 +114,8 @@ def test_a_decided_operand_decides_logic() -> None:
         helper.make_node("And", ["unsure", "sure"], ["y"]),
     ]
     constants = {"c": np.array(np.sqrt(2), np.float32), "sure": np.array([False, True])}
-    graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", 1, [2])], [helper.make_tensor_value_info("y", 9, [2])], [onnx.numpy_helper.from_array(v, k) for k, v in constants.items()]
-    )
+    tensors = [onnx.numpy_helper.from_array(v, k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [2])], [helper.make_tensor_value_info("y", 9, [2])], tensors)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     assert reference(Program(proto, torch.float64), {"x": x})["y"].ball.worst.tolist() == [0, float("inf")]
 
