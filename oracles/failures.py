@@ -11,7 +11,8 @@ from specs.rule import Unsupported
 
 #: Messages of allocators that were refused memory, in Python, C++ and the compilers.
 OUT_OF_MEMORY = re.compile(
-    r"std::bad_alloc|DefaultCPUAllocator|not enough memory|Failed to allocate memory|out of memory|Unable to allocate|Cannot allocate memory|bad allocation", re.IGNORECASE
+    r"std::bad_alloc|DefaultCPUAllocator|not enough memory|Failed to allocate memory|out of memory|Unable to allocate|Cannot allocate memory|bad allocation",
+    re.IGNORECASE,
 )
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,10 @@ class Worker:
     @property
     def busy(self) -> bool:
         return self._request is not None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
 
     def send(self, case: Case, settings: Sequence[str], again: bool = True) -> None:
         """Ask for one outcome per setting; they come from `poll`, in this order. Only when not busy."""
@@ -113,12 +118,18 @@ class Worker:
         if module == "__main__":
             module = str(getattr(sys.modules["__main__"], "__file__", ""))
         arguments = f"{theirs.fileno()}, {scratch.lifeline}, {str(self.folder)!r}, {self.backend.name!r}, {module!r}, {self.memory}"
-        code = f"import sys; sys.path[:] = {[os.path.abspath(p) for p in sys.path]!r}; from oracles.worker import main; main({arguments})"
+        code = f"import sys; sys.path[:] = {[str(Path(p).resolve()) for p in sys.path]!r}; from oracles.worker import main; main({arguments})"
         one = {k: os.environ.get(k, "1") for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")}
         environment = {**os.environ, **one, "TMPDIR": str(self.folder), "ASSAY_CACHE": str(scratch.folder / "cache"), "PYTHONFAULTHANDLER": ""}
-        with open(self.folder / "log", "ab") as log:
+        with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs.fileno(), scratch.lifeline), env=environment, start_new_session=True
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(), scratch.lifeline),
+                env=environment,
+                start_new_session=True,
             )
         theirs.close()
         self._watched = psutil.Process(self._process.pid)
@@ -131,10 +142,8 @@ class Worker:
         number, model, inputs, again = self._request
         self._asked = True
         self._begin()
-        try:
+        with suppress(OSError):  # it died while idle: the next poll sees the end of the connection and starts it again
             self.connection.send((number, model, inputs, tuple(self._todo), again))
-        except OSError:
-            pass  # it died while idle: the next poll sees the end of the connection and starts it again
 
     def _begin(self) -> None:
         now = time.monotonic()
@@ -213,10 +222,8 @@ class Worker:
     def _kill(self) -> None:
         if self._process is None:
             return
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # with the compilers it started
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self.connection.close()
         self.ready = False
@@ -230,7 +237,7 @@ class Worker:
             return 0
 
     def _words(self) -> str:
-        with open(self.folder / "log", "rb") as f:
+        with (self.folder / "log").open("rb") as f:
             f.seek(max(0, os.fstat(f.fileno()).st_size - TAIL))
             return f.read().decode("utf-8", "replace")
 

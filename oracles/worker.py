@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +37,7 @@ class Stage:
     """Where this process is: one byte, b"l" or b"r", that the parent can read after our death."""
 
     def __init__(self, file: str) -> None:
-        with open(file, "r+b") as f:
+        with Path(file).open("r+b") as f:
             self._byte = mmap.mmap(f.fileno(), 1)
 
     def __call__(self, stage: Literal["load", "run"]) -> None:
@@ -79,7 +80,12 @@ def main(fd: int, lifeline: int, folder: str, name: str, module: str, memory: in
 
 
 def answer(
-    backend: plugin.Backend, model: bytes, inputs: Mapping[str, Any], setting: str, again: bool = True, tell: Callable[[Literal["load", "run"]], None] = lambda stage: None
+    backend: plugin.Backend,
+    model: bytes,
+    inputs: Mapping[str, Any],
+    setting: str,
+    again: bool = True,
+    tell: Callable[[Literal["load", "run"]], None] = lambda stage: None,
 ) -> Outcome:
     """Load and run one model at one setting in this process; twice when `again`."""
     stage: Literal["load", "run"] = "load"
@@ -159,8 +165,7 @@ def _limit_memory(memory: int) -> None:
     """At most `memory` bytes of private data more than now; what a compiler maps but does not write does not count."""
     if sys.platform != "linux":
         return
-    with open("/proc/self/statm") as f:
-        now = int(f.read().split()[5]) * resource.getpagesize()
+    now = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (now + memory, hard))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def warm() -> None:
     """The first compilation probes the vector unit and precompiles a header: 15 s that no case should pay."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(os.environ.get("ASSAY_CACHE") or tempfile.mkdtemp(), "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(os.environ.get("ASSAY_CACHE") or tempfile.mkdtemp()) / "inductor"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     import torch
 
@@ -46,7 +47,16 @@ def warm() -> None:
     torch.compile(lambda x: torch.relu(x) + 1, backend="inductor", dynamic=False)(torch.ones(17))
 
 
-@backend("inductor", settings=list(OPTIONS), default=["default"], reference_setting="off", warm=warm, requires=["torch"], unsupported=UNSUPPORTED, install="pip install torch, and g++")
+@backend(
+    "inductor",
+    settings=list(OPTIONS),
+    default=["default"],
+    reference_setting="off",
+    warm=warm,
+    requires=["torch"],
+    unsupported=UNSUPPORTED,
+    install="pip install torch, and g++",
+)
 def inductor(model: bytes, setting: str) -> Compiled:
     """Compiles at the sight of inputs, because torch.compile needs them; `off` stops after capture and functionalisation."""
     import torch
@@ -54,12 +64,12 @@ def inductor(model: bytes, setting: str) -> Compiled:
     from specs.program import Program, to_numpy
 
     program = Program(model)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     names = list[str]()
     compiled: Any = None
 
-    def tensors(feeds: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        values = program.feeds(feeds)
+    def tensors(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        values: dict[str, Any] = program.feeds(feeds)  # strings stay numpy arrays
         if any(not isinstance(v, torch.Tensor) for v in values.values()):
             raise Unsupported("inductor: an input is not a tensor of numbers")
         return values
@@ -69,13 +79,16 @@ def inductor(model: bytes, setting: str) -> Compiled:
         values = tensors(feeds)
         with torch.no_grad():
             graph, names[:] = trace(program, values)
-            how: dict[str, Any] = {"backend": "aot_eager"} if setting == "off" else {"backend": "inductor", "options": {"fx_graph_cache": False, **OPTIONS[setting]}}
+            how: dict[str, Any] = (
+                {"backend": "aot_eager"} if setting == "off" else {"backend": "inductor", "options": {"fx_graph_cache": False, **OPTIONS[setting]}}
+            )
             compiled = torch.compile(graph, dynamic=False, fullgraph=True, **how)
             compiled(*(v.clone() for v in values.values()))
 
     def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         if compiled is None:
             prepare(feeds)
+        assert compiled is not None
         with torch.no_grad():
             results = compiled(*tensors(feeds).values())
         return {name: to_numpy(value, program.formats.get(name)) for name, value in zip(names, results, strict=True)}

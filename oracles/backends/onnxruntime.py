@@ -29,6 +29,7 @@ UNSUPPORTED = (
     (r"is not defined for empty set with bool type", "said in words"),
     (r"(?:only|currently) supports?\b|not support", "said in words: 'Currently only supports ...'"),
     (r"Unsupported (?:data ?type|type|tensor|input|output|element|mode)", "said in words"),
+    (r"shall be a multiple of|must be a multiple of", "a limit of its kernel, said in words"),
     (r"Failed to construct locale", "the machine lacks a locale: nothing about the model"),
 )
 _PLAIN = {"float", "double", "float16", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "bool", "string"}
@@ -42,7 +43,13 @@ def warm() -> None:
 
 
 @backend(
-    "onnxruntime", settings=["off", "basic", "extended", "all"], default=["off", "all"], reference_setting="off", warm=warm, requires=["onnxruntime"], unsupported=UNSUPPORTED
+    "onnxruntime",
+    settings=["off", "basic", "extended", "all"],
+    default=["off", "all"],
+    reference_setting="off",
+    warm=warm,
+    requires=["onnxruntime"],
+    unsupported=UNSUPPORTED,
 )
 def onnxruntime(model: bytes, setting: str) -> Compiled:
     session = load(model, setting)

@@ -13,11 +13,10 @@ from oracles.plugin import Compiled, backend
 def warm() -> None:
     import torch
 
-    import specs.operator
-    import specs.program  # noqa: F401
+    from specs.operator import load
 
     torch.set_num_threads(1)
-    specs.operator.load()
+    load()
 
 
 @backend("reference", settings=["float64"], warm=warm, requires=["torch"])

@@ -21,7 +21,7 @@ UNSUPPORTED = (
 
 
 @backend("torch", settings=["eager"], warm=warm, requires=["torch"], unsupported=UNSUPPORTED)
-def eager(model: bytes, setting: str) -> Compiled:
+def torch(model: bytes, setting: str) -> Compiled:
     import torch
 
     from specs.program import Program, to_numpy

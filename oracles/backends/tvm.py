@@ -47,9 +47,15 @@ def warm() -> None:
 
 
 @backend(
-    "tvm", settings=["default", "fused", "random"], default=["default", "fused"], reference_setting="default", warm=warm, requires=["tvm"], unsupported=UNSUPPORTED,
+    "tvm",
+    settings=["default", "fused", "random"],
+    default=["default", "fused"],
+    reference_setting="default",
+    warm=warm,
+    requires=["tvm"],
+    unsupported=UNSUPPORTED,
     distribution="apache-tvm",
-)  # fmt: skip
+)
 def tvm(model: bytes, setting: str) -> Compiled:
     return load(model, passes(model, setting))
 
@@ -68,12 +74,14 @@ def load(model: bytes, names: Sequence[str]) -> Compiled:
     known = {i.name for i in proto.graph.initializer}
     inputs = [i.name for i in proto.graph.input if i.name not in known]
     outputs = [o.name for o in proto.graph.output]
-    module = from_onnx(proto, keep_params_in_input=False)
+    importer: Any = from_onnx  # annotated as taking a GraphProto; it takes a ModelProto
+    module = importer(proto, keep_params_in_input=False)
     target = t.target.Target("llvm")
     pipeline = _pipeline(names, target)
     with t.transform.PassContext(opt_level=3):
         executable = t.compile(module, target=target, relax_pipeline=pipeline)
-    main = relax.VirtualMachine(executable, t.cpu())["main"]
+    device: Any = t.cpu()
+    main = relax.VirtualMachine(executable, device)["main"]
 
     def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         results = main(*[_tensor(feeds[name]) for name in inputs])
@@ -108,14 +116,18 @@ _LOWER = ["RewriteDataflowReshape", "ToNonDataflow", "RemovePurityChecking", "Ca
           "LowerRuntimeBuiltin", "ComputePrimValue", "VMShapeLower", "AttachGlobalSymbol"]  # fmt: skip
 #: Passes of the lowering that only save time or memory.
 _OPTIONAL = {"RewriteDataflowReshape", "StaticPlanBlockMemory", "KillAfterLastUse"}
-#: Keep the meaning and the rounding of every operator, so they may run in any order, before and after LegalizeOps. Left out are those that are allowed
-#: to change results (FastMathTransform, ToMixedPrecision) or re-associate products of matrices (AdjustMatmulOrder, ExpandMatmulOfSum).
-_ON_OPERATORS = ["FoldConstant", "EliminateCommonSubexpr", "DeadCodeElimination", "CanonicalizeBindings", "ConvertToDataflow", "RemoveRedundantReshape", "FuseTransposeMatmul",
-                 "ReorderPermuteDimsAfterConcat", "ReorderTakeAfterMatmul", "CombineParallelMatmul", "ConvertLayout", "OptimizeLayoutTransform", "DecomposeOpsForInference",
-                 "TopologicalSort", "Normalize", "NormalizeGlobalVar", "FoldBatchnormToConv2D", "RemoveUnusedOutputs", "RemoveUnusedParameters", "InlinePrivateFunctions",
-                 "ExpandTupleArguments", "LambdaLift"]  # fmt: skip
-_ON_LOOPS = ["FoldConstant", "EliminateCommonSubexpr", "DeadCodeElimination", "CanonicalizeBindings", "ConvertToDataflow", "TopologicalSort", "DataflowUseInplaceCalls",
-             "RemoveUnusedOutputs", "RemoveUnusedParameters"]  # fmt: skip
+#: Keep the meaning and the rounding of every operator, so they may run in any order. Left out are those
+#: that are allowed to change results (FastMathTransform, ToMixedPrecision) or re-associate products of matrices (AdjustMatmulOrder, ExpandMatmulOfSum).
+_ON_OPERATORS = [
+    "FoldConstant", "EliminateCommonSubexpr", "DeadCodeElimination", "CanonicalizeBindings", "ConvertToDataflow", "RemoveRedundantReshape",
+    "FuseTransposeMatmul", "ReorderPermuteDimsAfterConcat", "ReorderTakeAfterMatmul", "CombineParallelMatmul", "ConvertLayout",
+    "OptimizeLayoutTransform", "DecomposeOpsForInference", "TopologicalSort", "Normalize", "NormalizeGlobalVar", "FoldBatchnormToConv2D",
+    "RemoveUnusedOutputs", "RemoveUnusedParameters", "InlinePrivateFunctions", "ExpandTupleArguments", "LambdaLift",
+]  # fmt: skip
+_ON_LOOPS = [
+    "FoldConstant", "EliminateCommonSubexpr", "DeadCodeElimination", "CanonicalizeBindings", "ConvertToDataflow", "TopologicalSort",
+    "DataflowUseInplaceCalls", "RemoveUnusedOutputs", "RemoveUnusedParameters",
+]  # fmt: skip
 
 
 def _some(source: random.Random, names: Sequence[str]) -> list[str]:
@@ -134,12 +146,11 @@ def _pipeline(names: Sequence[str], target: Any) -> Any:
     }
     sequence = t.transform.Sequential([special[n]() if n in special else getattr(relax.transform, n)() for n in names])
 
-    @t.transform.module_pass(opt_level=0)
     def run(module: Any, context: Any) -> Any:
         with target:  # the dispatching passes ask for the current target
             return sequence(module)
 
-    return run
+    return t.transform.module_pass(run, opt_level=0)
 
 
 def _tensor(array: np.ndarray) -> Any:
