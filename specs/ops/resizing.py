@@ -68,7 +68,8 @@ def _weighted_step(way: Way, axis: Axis, dim: int, v: Tensor, radii: list[Tensor
         spread = (along(radii[1].square(), dim, taps.at, taps.value.square()) + own.square()).sqrt()
         results.append((y, [worst, spread], along(size, dim, taps.at, taps.value.abs())))
     y, radii, size = results[0]
-    for other, more, _ in results[1:]:
+    for other, more, larger in results[1:]:
+        size = size.maximum(larger)
         radii = [e.maximum(f + (other - y).abs()) for e, f in zip(radii, more, strict=True)]
     return y, radii, size
 
