@@ -114,9 +114,11 @@ def both(inherited: Radii, local: Any) -> Radii:
 
 
 def local(policy: Policy, form: Format | None, y: Tensor, k: float = 1.0, m: float = 0.0) -> Any:
-    """The rounding k u |y| + m u + eta of one result; None for integer results."""
+    """The rounding k u |y| + m u + eta of one result; None for integer results. Without m an exact zero stays zero."""
     u = policy.u(form)
-    return y.abs() * (k * u) + (m * u + policy.eta(form)) if u else None
+    if not u:
+        return None
+    return y.abs() * (k * u) + (m * u + policy.eta(form)) if m else y.abs() * (k * u) + (y != 0) * policy.eta(form)
 
 
 def gamma(n: float, u: float) -> float:

@@ -152,6 +152,12 @@ def undecided_stays(r: Tensor, e: Any) -> Tensor:
     return r if e is None else r.masked_fill(e.isinf(), INF)
 
 
+def unless_zero(own: Tensor, ball: Ball) -> Tensor:
+    """Nothing is rounded where the operand is exactly zero: implementations are exact there (0 -> 0, cos 0 -> 1)."""
+    zero = ball.value == 0
+    return own.masked_fill(zero if ball.worst is None else zero & (ball.worst == 0), 0.0)
+
+
 def without_nan(radii: Sequence[Radii], y: Any) -> Sequence[Radii]:
     """Operators whose legal implementations treat NaN differently: a NaN result is undecided."""
     if not y.is_floating_point():
@@ -224,7 +230,7 @@ def sloped(slope: Callable[[Any], float], rounding: Callable[[Any, Any, Any], An
     def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
         ball, y, form = balls[0], ys[0], node.out_formats[0]
         assert ball is not None
-        own = rounding(node, ball.value, y) * policy.u(form) + policy.eta(form)
+        own = unless_zero(rounding(node, ball.value, y) * policy.u(form) + policy.eta(form), ball)
         if ball.worst is None:
             return answer(None, None, y, own)
 

@@ -237,7 +237,7 @@ def _shrink_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: S
         return _shrink_edges(node, policy, balls, ys)
     ball, y = balls[0], ys[0]
     assert ball is not None
-    bad = (ball.value.abs() >= FLOAT32_EXACT) | (ball.value < 0 if form is UINT64 else torch.zeros_like(y, dtype=torch.bool))
+    bad = (ball.value.double().abs() >= FLOAT32_EXACT) | (ball.value < 0 if form is UINT64 else torch.zeros_like(y, dtype=torch.bool))
     if ball.worst is not None:
         bad = bad | ~(ball.worst == 0)
     if not bool(bad.any()):

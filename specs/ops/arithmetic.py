@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from specs import Draw, Operator, Rule, op
-from specs.formats import UINT64, Format
-from specs.numerics import INF, Ball, Policy, Radii, add, exact, gamma, local, quadrature, undecided, zeros_like
+from specs.formats import INTEGERS, UINT64, Format
+from specs.numerics import INF, Ball, Policy, Radii, add, exact, gamma, local, quadrature, zeros_like
 from specs.pointwise import aligned, aligned_balls, answer, as_float, monotone_all, ordered, suffix, trunc_divide, within_range
 from specs.program import Node
 from specs.terms import broadcast
@@ -37,7 +37,7 @@ def _sum_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequ
     form, y, own = node.out_formats[0], ys[0], None
     if form.is_float:
         size = a.value.abs() + b.value.abs() if policy.reassociation else y.abs()
-        own = size * policy.u(form) + policy.eta(form)
+        own = size * policy.u(form) + (size != 0) * policy.eta(form)
     return answer(add(a.worst, b.worst), quadrature(a.spread, b.spread), y, own)
 
 
@@ -183,9 +183,10 @@ def _integer_power_error(node: Any, policy: Policy, a: Ball, b: Ball, y: Any) ->
     power = a.value.double().pow(p)
     limit = min(EXACT_DOUBLE, float(node.out_formats[0].largest))
     fine = (power.abs() <= limit) & ((power == power.round()) | ((power - power.round()).abs() > power.abs() * 1e-6 + 1e-6))
-    if a.worst is None and b.worst is None:
-        return answer(None, None, y, None if bool(fine.all()) else zeros_like(y).masked_fill(~fine, INF))
-    return [(undecided(y), undecided(y))]
+    bad = ~fine
+    for e in (a.worst, b.worst):
+        bad = bad if e is None else bad | ~(e == 0)
+    return answer(None, None, y, zeros_like(y).masked_fill(bad, INF) if bool(bad.any()) else None)
 
 
 def _power_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
@@ -239,7 +240,9 @@ def power(g: Draw) -> Rule:
         form = g.type("T1")
         options = [2, 3, 1, 0] if not (form.is_float and base.is_float) else [2.0, 0.5, 3.0, 1.0, -1.0, 0.0, 1.5, -0.5, 4.0]
         y = g.const(np.full([1] * g.pick([0, 0, 1]), g.pick(options)).astype(form.numpy))
-    elif kind == 2 or not base.is_float:
+    elif not base.is_float:
+        y = g.given(suffix(g, x), 0, 3, among=INTEGERS)
+    elif kind == 2:
         y = g.given(suffix(g, x), 0, 3)
     else:
         y = g.broadcastable(x)

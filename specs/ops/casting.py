@@ -135,9 +135,9 @@ def _to_wide(node: Any, policy: Policy, ball: Ball, y: Tensor, source: Format, t
     if source.kind == "bool":
         return answer(ball.worst, ball.spread, y)
     if target.u > source.u or source.is_integer:
-        own = y.abs() * policy.u(target) + policy.eta(target)
+        own = y.abs() * policy.u(target) + (y != 0) * policy.eta(target)
     elif target.tiny > source.tiny:
-        own = torch.full_like(y, policy.eta(target))
+        own = (y != 0) * policy.eta(target)
     if own is not None and ball.worst is None:
         fits = (y.to(target.torch).double() == y) & ((y.abs() <= EXACT_DOUBLE) | source.is_float)
         own = None if bool(fits.all()) else own.masked_fill(fits, 0.0)

@@ -35,6 +35,8 @@ def _comparison_error(node: Any, policy: Policy, balls: Sequence[Ball | None], y
     a, b = aligned_balls(node, balls)
     y = ys[0]
     form: Format | None = node.in_formats[0]
+    if node.inputs[0] == node.inputs[1] and a.worst is not None:  # a value compared with itself, whatever it is
+        return _undecided_where(y, [a.worst.isinf()])
     if form is None or form.kind == "bool" or form.name == "uint64":
         return _undecided_where(y, [r for r in (a.worst, b.worst) if r is not None])
     distance = (a.value.double() - b.value.double()).abs()

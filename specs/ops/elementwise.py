@@ -12,7 +12,7 @@ from torch import Tensor
 from specs import Draw, Rule, op, unary
 from specs.formats import UINT64, Format
 from specs.numerics import EXACT, INF, Ball, Policy, Radii, exact, local, monotone, undecided
-from specs.pointwise import answer, choose_attrs, nan_free, undecided_stays, within_range
+from specs.pointwise import answer, choose_attrs, nan_free, undecided_stays, unless_zero, within_range
 from specs.program import Node
 
 SAFE_ANGLE = 8192.0  # beyond it libraries reduce arguments with few bits; nothing is claimed there
@@ -112,6 +112,7 @@ def _waves(slope: Any) -> Any:
     def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
         ball, y, form = _one(balls), ys[0], node.out_formats[0]
         own = local(policy, form, y, 4, 4 if form.name == "double" else 1)
+        own = unless_zero(own, ball)
         far = ball.value.abs() > SAFE_ANGLE
         if bool(far.any()):
             own = own.masked_fill(far, 2.0)
