@@ -4,6 +4,7 @@ solved shapes - ONNX's strict shape inference - onnx.reference - our torch meani
 the operator. Values are compared with the float64 reference and its certified bound, so the bound is checked as well.
 
     python -m tests.specs.selfcheck Conv MaxPool --draws 200
+    python -m tests.specs.selfcheck Conv --show 17
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ def check_one(op: Operator, seed: int, tally: Counter[str]) -> list[str]:
         for name, want in expected.items():
             verdict = compare(view, "", name, want, got.get(name))
             if verdict.verdict in BAD:
-                problems.append(f"{view}: {verdict.verdict} {name}{list(verdict.element or ())} got {verdict.got} expected {verdict.expected} bound {verdict.bound} {verdict.message}")
+                where = f"{name}{list(verdict.element or ())} got {verdict.got} expected {verdict.expected} bound {verdict.bound}"
+                problems.append(f"{view}: {verdict.verdict} {where} {verdict.message}")
     return problems
 
 
@@ -176,7 +178,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ops", nargs="*")
     parser.add_argument("--draws", type=int, default=100)
-    parser.add_argument("--show", type=int, metavar="SEED")
+    parser.add_argument("--show", type=int, metavar="SEED", help="print the model of one seed and check only that")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -188,7 +190,7 @@ def main() -> int:
         if arguments.show is not None:
             print(show(op, arguments.show))
         tally, failures = Counter[str](), list[str]()
-        for seed in range(arguments.draws):
+        for seed in range(arguments.draws) if arguments.show is None else [arguments.show]:
             try:
                 failures += [f"seed {seed}: {p}" for p in check_one(op, seed, tally)]
             except Exception as e:
