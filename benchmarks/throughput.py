@@ -11,6 +11,7 @@ from fuzzer.generate import generate_from
 from fuzzer.grow import Menu
 from fuzzer.menus import avoided
 from fuzzer.sources import Seeded
+from oracles.adjoint import weigher
 from oracles.judge import judge_outcomes
 from oracles.plugin import parse
 from oracles.pool import run
@@ -35,7 +36,7 @@ def throughput(scale: Scale) -> Figures:
         marks.append(time.perf_counter())
         outcomes = run(made.case, targets)
         marks.append(time.perf_counter())
-        judge_outcomes(expected, outcomes)
+        judge_outcomes(expected, outcomes, weigher(made.program, made.case.inputs))
         marks.append(time.perf_counter())
         for name, a, b in zip(spent, marks, marks[1:], strict=False):
             spent[name] += b - a

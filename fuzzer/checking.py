@@ -16,6 +16,7 @@ from corpus.models import load_model
 from fuzzer.network import Value
 from fuzzer.search import search
 from fuzzer.sources import Seeded
+from oracles.adjoint import weigher
 from oracles.judge import judge, judge_outcomes
 from oracles.plugin import Target
 from oracles.pool import run
@@ -48,10 +49,7 @@ def check_path(path: Path, request: Request) -> dict[str, Any]:
     model = load_model(file, request.memory)
     program = _program(file, model)
     inputs = _inputs(path, file, model, program, request)
-    if program is not None:
-        expected = _reference(program, inputs)
-    else:
-        expected = None
+    expected = _reference(program, inputs) if program is not None else None
     stored = request.outputs or (path / "outputs.npz" if path.is_dir() and (path / "outputs.npz").exists() else None)
     if stored is not None:
         if expected is None:
@@ -62,7 +60,7 @@ def check_path(path: Path, request: Request) -> dict[str, Any]:
     else:
         verdicts = []
     case = Case(model.SerializeToString(), inputs)
-    verdicts += _judged(case, expected, run(case, request.targets, timeout=request.timeout, memory=request.memory))
+    verdicts += _judged(case, program, expected, run(case, request.targets, timeout=request.timeout, memory=request.memory))
     if request.equivalent is not None:
         verdicts += _equivalence(file, request, inputs, expected)
     return _result(path, verdicts)
@@ -107,12 +105,13 @@ def _drawn(file: Path, program: Program, seed: int) -> dict[str, np.ndarray]:
     return dict(search(leaves, program, Seeded(seed)).contents)
 
 
-def _judged(case: Case, expected: Mapping[str, Expected] | None, outcomes: Sequence[Outcome]) -> list[Verdict]:
-    if expected is None:
+def _judged(case: Case, program: Program | None, expected: Mapping[str, Expected] | None, outcomes: Sequence[Outcome]) -> list[Verdict]:
+    if expected is None or program is None:
         return [_by_status(o) for o in outcomes]
+    weigh = weigher(program, case.inputs)
     by_setting = {(o.backend, o.setting): o for o in outcomes}
-    verdicts = judge_outcomes(expected, outcomes)
-    return [second_opinion(case.model, case.inputs, expected, v, by_setting[v.backend, v.setting]) if v.is_finding else v for v in verdicts]
+    verdicts = judge_outcomes(expected, outcomes, weigh)
+    return [second_opinion(case.model, case.inputs, expected, v, by_setting[v.backend, v.setting], weigh) if v.is_finding else v for v in verdicts]
 
 
 def _by_status(outcome: Outcome) -> Verdict:
@@ -132,7 +131,7 @@ def _equivalence(file: Path, request: Request, inputs: Mapping[str, np.ndarray],
         inputs = dict(zip(names, inputs.values(), strict=True))
     program = _program(request.equivalent, other)
     theirs = _reference(program, fit(other, inputs, request.equivalent)) if program is not None else None
-    if expected is None or theirs is None:
+    if expected is None or theirs is None or program is None:
         raise UsageError(f"{file}: there is no reference for one of the two models, so equivalence cannot be judged")
     if len(theirs) != len(expected):
         raise UsageError(f"{request.equivalent} has {len(theirs)} outputs and {file} has {len(expected)}: they cannot be equivalent")
@@ -143,7 +142,7 @@ def _equivalence(file: Path, request: Request, inputs: Mapping[str, np.ndarray],
     loose = {name: replace(want, format=None) for name, want in joint.items()}
     verdicts = [compare("reference", "equivalent", name, want, exact[name]) for name, want in loose.items()]
     outcomes = run(Case(other.SerializeToString(), inputs), request.targets, timeout=request.timeout, memory=request.memory)
-    return verdicts + [replace(v, setting=f"{v.setting}, equivalent") for v in judge_outcomes(joint, outcomes)]
+    return verdicts + [replace(v, setting=f"{v.setting}, equivalent") for v in judge_outcomes(joint, outcomes, weigher(program, inputs))]
 
 
 def _joint(a: Expected, b: Expected) -> Expected:

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from fuzzer.settings import Settings
+from oracles.adjoint import weigher
 from oracles.confirm import Confirmed, confirm
 from oracles.pool import close
 from oracles.records import Case, Outcome, Verdict
@@ -43,8 +44,9 @@ class Answer:
 def investigate(suspicion: Suspicion, settings: Settings) -> Answer:
     """Confirm one suspicion; a defect of ours becomes an answer, not an end."""
     try:
-        expected = reference(Program(suspicion.case.model, torch.float64), suspicion.case.inputs)
-        confirmed = confirm(suspicion.case, expected, suspicion.verdict, suspicion.outcomes, timeout=settings.timeout, memory=settings.memory)
+        case, program = suspicion.case, Program(suspicion.case.model, torch.float64)
+        expected, weigh = reference(program, case.inputs), weigher(program, case.inputs)
+        confirmed = confirm(case, expected, suspicion.verdict, suspicion.outcomes, weigh, timeout=settings.timeout, memory=settings.memory)
     except Exception:
         return Answer(suspicion, None, traceback.format_exc(limit=-6))
     return Answer(suspicion, confirmed)

@@ -24,6 +24,7 @@ from fuzzer.investigation import Suspicion
 from fuzzer.menus import avoided
 from fuzzer.settings import Settings
 from fuzzer.sources import Seeded
+from oracles.adjoint import Weigh, weigher
 from oracles.judge import judge_outcomes
 from oracles.pool import Worker, wait
 from oracles.records import Case, Outcome, Verdict
@@ -43,6 +44,7 @@ class Pending:
     index: int
     case: Case
     expected: dict[str, Expected]
+    weigh: Weigh
 
 
 @dataclass
@@ -113,7 +115,7 @@ class Lane:
             return None
         self.batch.features.update(made.network.features)
         self.batch.features.update(f"op {s.op}" for s in made.network.steps)
-        return Pending(index, made.case, expected)
+        return Pending(index, made.case, expected, weigher(made.program, made.case.inputs))
 
     def _generated(self, index: int) -> Generated:
         source = Seeded(self.settings.seed, index)
@@ -154,7 +156,7 @@ class Lane:
         self.batch.tested[backend] += 1
         started = time.perf_counter()
         try:
-            verdicts = judge_outcomes(pending.expected, outcomes)
+            verdicts = judge_outcomes(pending.expected, outcomes, pending.weigh)
             self.batch.verdicts.update((v.backend, v.setting, v.verdict) for v in _worst(verdicts))
             findings = [v for v in verdicts if v.is_finding]
             if findings:

@@ -16,6 +16,8 @@ from specs.program import to_torch
 #: (rtol, atol) of torch.testing by format: what a naive comparison would have flagged is counted as `noise`.
 NAIVE = {"float16": (1e-3, 1e-5), "bfloat16": (1.6e-2, 1e-5), "float": (1.3e-6, 1e-5), "double": (1e-7, 1e-7)}
 
+SUSPECT = 2.0  # statistical radii beyond which an element is suspect
+
 
 def compare(backend: str, setting: str, name: str, want: Expected, got: Any) -> Verdict:
     """The verdict on one output. `got` is a numpy array (a list for a sequence), None when the backend did not return it."""
@@ -83,6 +85,8 @@ def _elements(verdict: Any, want: Expected, got: torch.Tensor) -> Verdict:
     outside = decided & ~(error <= bound)
     if not bool(outside.any()):
         noise = bool((_naive(got, value, error, form)).any())
+        if noise and spread is not None and (suspect := _suspect(verdict, want, got, error, masked)) is not None:
+            return suspect
         return verdict("noise" if noise else "ok", masked=masked, ratio=_ratio(error, bound, decided))
     special = outside & ~torch.isfinite(got) if got.is_floating_point() else torch.zeros_like(outside)
     if bool(special.any()) and form is not None:
@@ -97,6 +101,17 @@ def _elements(verdict: Any, want: Expected, got: torch.Tensor) -> Verdict:
     score = torch.where(outside, error / bound.clamp(min=1e-300), torch.zeros_like(error))
     at = _index(int(score.flatten().argmax()), value)
     return verdict("wrong", grade="certified", masked=masked, ratio=float(score[at]), **_where(got, value, bound, at))
+
+
+def _suspect(verdict: Any, want: Expected, got: torch.Tensor, error: torch.Tensor, masked: float) -> Verdict | None:
+    """Beyond twice the statistical radius, though not beyond the certified one: `likely`, until oracles.adjoint has weighed it."""
+    spread = want.ball.spread
+    beyond = (spread < torch.inf) & (error > SUSPECT * spread) & torch.isfinite(got)
+    if not bool(beyond.any()):
+        return None
+    score = torch.where(beyond, error / spread.clamp(min=1e-300), torch.zeros_like(error))
+    at = _index(int(score.flatten().argmax()), score)
+    return verdict("wrong", grade="likely", masked=masked, ratio=float(score[at]) / SUSPECT, **_where(got, want.ball.value, SUSPECT * spread, at))
 
 
 def _naive(got: torch.Tensor, value: torch.Tensor, error: torch.Tensor, form: Format | None) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from oracles.adjoint import Weigh
 from oracles.judge import judge_outcomes
 from oracles.plugin import Target, find
 from oracles.pool import run
@@ -33,10 +34,10 @@ class Confirmed:
     repeats: int
 
 
-def confirm(case: Case, expected: Mapping[str, Expected], verdict: Verdict, outcomes: Sequence[Outcome], *, timeout: float, memory: int, repeats: int = REPEATS) -> Confirmed:
+def confirm(case: Case, expected: Mapping[str, Expected], verdict: Verdict, outcomes: Sequence[Outcome], weigh: Weigh, *, timeout: float, memory: int, repeats: int = REPEATS) -> Confirmed:
     """Run the case again at all settings of the backend, in another worker than found it, and ask for a second opinion on values."""
     outcome = next(o for o in outcomes if o.backend == verdict.backend and o.setting == verdict.setting)
-    judged = second_opinion(case.model, case.inputs, expected, verdict, outcome)
+    judged = second_opinion(case.model, case.inputs, expected, verdict, outcome, weigh)
     if judged.verdict == "ours":
         return Confirmed(case, judged, (judged,), tuple(outcomes), expected, 0, 0)
     backend = find(verdict.backend)
@@ -44,7 +45,7 @@ def confirm(case: Case, expected: Mapping[str, Expected], verdict: Verdict, outc
     reproduced, verdicts, again = 0, list[Verdict](), list[Outcome]()
     for _ in range(repeats):
         again = run(case, [Target(verdict.backend, settings)], timeout=timeout, memory=memory)
-        verdicts = judge_outcomes(expected, again)
+        verdicts = judge_outcomes(expected, again, weigh)
         reproduced += any(v.setting == verdict.setting and v.verdict == verdict.verdict for v in verdicts)
     failing = [s for s in settings if any(v.setting == s and v.verdict == judged.verdict for v in verdicts)]
     if failing and failing[0] != judged.setting:

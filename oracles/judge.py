@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import torch
 
+from oracles.adjoint import Weigh, weigher
 from oracles.compare import compare, differ
 from oracles.plugin import find
 from oracles.reference import Expected, reference
@@ -23,15 +24,19 @@ def judge(model: bytes | onnx.ModelProto, inputs: Mapping[str, np.ndarray], outp
     """
     program = Program(model, torch.float64)
     expected = reference(program, inputs, policy or LOOSEST)
-    return [compare("", "", name, want, outputs.get(name)) for name, want in expected.items()]
+    weigh = weigher(program, inputs, policy or LOOSEST)
+    return [weigh(compare("", "", name, want, outputs.get(name))) for name, want in expected.items()]
 
 
-def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome]) -> list[Verdict]:
-    """Verdicts of all outcomes of one case: one per output for a run that ended, one per setting otherwise."""
+def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome], weigh: Weigh) -> list[Verdict]:
+    """Verdicts of all outcomes of one case: one per output for a run that ended, one per setting otherwise.
+
+    weigh  decides the suspects: `oracles.adjoint.weigher` of the case
+    """
     verdicts = list[Verdict]()
     plain = {o.backend: o for o in outcomes if o.setting == find(o.backend).reference_setting}
     for outcome in outcomes:
-        verdicts += _one(expected, outcome, plain.get(outcome.backend))
+        verdicts += [weigh(v) for v in _one(expected, outcome, plain.get(outcome.backend))]
     return verdicts
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx.reference
 
+from oracles.adjoint import Weigh
 from oracles.compare import compare
 from oracles.records import Outcome, Verdict
 from oracles.reference import Expected
@@ -25,19 +26,19 @@ from specs.rule import Unsupported
 VALUE_VERDICTS = ("wrong", "nonfinite", "mistyped", "imprecise")
 
 
-def second_opinion(model: bytes, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Expected], verdict: Verdict, outcome: Outcome) -> Verdict:
+def second_opinion(model: bytes, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Expected], verdict: Verdict, outcome: Outcome, weigh: Weigh) -> Verdict:
     """The verdict as it stands, weakened to `likely` when nobody else could speak, or turned into `ours` with the reason."""
     if verdict.verdict not in VALUE_VERDICTS:
         return verdict
     want = expected[verdict.output]
     ours = _our_low_precision(model, inputs)
-    if ours is not None and compare("", "", verdict.output, want, ours.get(verdict.output)).verdict in VALUE_VERDICTS:
+    if ours is not None and weigh(compare("", "", verdict.output, want, ours.get(verdict.output))).verdict in VALUE_VERDICTS:
         return replace(verdict, verdict="ours", grade=None, message="our own run in the declared precision breaks the bound as well")
     theirs = _onnx_reference(model, inputs)
     if theirs is None:
         return verdict
     answer = theirs.get(verdict.output)
-    if compare("", "", verdict.output, want, answer).verdict not in VALUE_VERDICTS:
+    if weigh(compare("", "", verdict.output, want, answer)).verdict not in VALUE_VERDICTS:
         return verdict
     got = (outcome.outputs or {}).get(verdict.output)
     if _agree(answer, got):
