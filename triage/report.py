@@ -1,0 +1,178 @@
+"""README.md of a finding: what a maintainer has to read to believe it, on one screen; the rest folded away."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+from oracles.records import Verdict
+from triage.finding import Finding
+from triage.literals import shown
+
+NAMES = {"onnxruntime": "ONNX Runtime", "tvm": "TVM", "inductor": "PyTorch inductor", "torch": "PyTorch"}
+SETTING = {"onnxruntime": "optimisation level", "tvm": "pass pipeline", "inductor": "configuration"}
+AREA = {"onnxruntime": "optimizer", "tvm": "relax", "inductor": "inductor"}
+_SAID = {"ok": "right", "noise": "right", "unsupported": "not implemented", "refused": "rejected", "broken": "fails", "nonfinite": "NaN or infinity"}
+ROWS = 12
+
+
+_PREFIX = re.compile(r"^\w+: (?=\[)|\[ONNXRuntimeError\] : \d+ : \w+ : (?:Exception during initialization: |Load model from .*? failed:)?")
+
+
+def title(finding: Finding) -> str:
+    """[Bug][area] operators, type: effect in version (fuzzer-generated)."""
+    v = finding.verdict
+    area = AREA.get(v.backend, v.backend) if finding.cause.pattern == "optimised" or v.backend != "onnxruntime" else "CPU"
+    version = finding.environment.get(v.backend, "")
+    return f"[Bug][{area}] {subject(finding)}: {effect(finding)}{f' in {version}' if version else ''} (fuzzer-generated)"
+
+
+def subject(finding: Finding) -> str:
+    """The operators, and the type of their numbers."""
+    chain = " -> ".join(finding.ops) or "a model"
+    kind = finding.model.formats.get(finding.verdict.output) if finding.verdict.output else None
+    types = sorted({f.name for f in (finding.model.formats.get(i.name) for i in finding.model.proto.graph.input) if f})
+    return f"{chain} ({kind.name if kind else types[0]})" if kind or len(types) == 1 else chain
+
+
+def effect(finding: Finding) -> str:
+    v = finding.verdict
+    where = f" at {SETTING.get(v.backend, 'setting')} {v.setting}" if len(finding.failing) < len(finding.settings) else ""
+    words = {
+        "wrong": "wrong result", "imprecise": "imprecise result", "nonfinite": "NaN or infinity", "mistyped": "wrong type or shape", "unstable": "result differs from run to run",
+        "broken": "valid model fails", "refused": "valid model is rejected", "crash": "process crashes", "hang": "does not end", "oom": "runs out of memory",
+    }  # fmt: skip
+    return words.get(v.verdict, v.verdict) + where
+
+
+def claim(finding: Finding, plain: bool = False) -> str:
+    """One sentence: what happens, and what should."""
+    v, tick = finding.verdict, "" if plain else "`"
+    backend = NAMES.get(v.backend, v.backend)
+    version = finding.environment.get(v.backend, "")
+    who = f"{backend} {version}".strip()
+    at = f", {SETTING.get(v.backend, 'setting')} {tick}{v.setting}{tick},"
+    fine = [s for s in finding.settings if s not in finding.failing]
+    beside = f" ({', '.join(tick + s + tick for s in fine)}: {'right' if v.verdict not in ('broken', 'refused', 'crash', 'hang', 'oom') else 'runs'})" if fine else ""
+    element = f"{tick}{v.output}{list(v.element)}{tick}" if v.element is not None else f"{tick}{v.output}{tick}"
+    if v.verdict == "unstable":
+        return f"{who}{at} gives {_n(v.got)} and then {_n(v.expected)} for {element} in two runs of the same compiled model on the same inputs{beside}."
+    if v.verdict in ("wrong", "nonfinite", "imprecise") and v.element is not None:
+        times = f", which is {_times(v.ratio)} exceeded" if v.ratio and v.ratio < 1e300 and v.bound else ""
+        allowed = f"rounding can explain an error of {_n(v.bound)}{times}" if v.bound else "the result is exact in this type"
+        return f"{who}{at} gives {_n(v.got)} for {element} where float64 arithmetic gives {_n(v.expected)}; {allowed}{beside}."
+    if v.verdict == "mistyped":
+        return f"{who}{at} returns {element} with {v.message}{beside}."
+    words = first_line(v.message)
+    what = {
+        "broken": "fails on a valid model that runs without optimisation", "refused": "rejects a valid model", "crash": "crashes on a valid model",
+        "hang": "does not finish a valid model", "oom": "runs out of memory on a small valid model",
+    }.get(v.verdict, "gives a wrong answer")  # fmt: skip
+    return f"{who}{at} {what}{beside}{f': {tick}{words}{tick}' if words else ''}{'' if words.endswith('.') else '.'}"
+
+
+def first_line(message: str) -> str:
+    """The part of a message that says something, short enough for a sentence."""
+    from triage.message import _CPP, _SIGNATURE, _SOURCE
+
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    text = _SIGNATURE.sub("", _CPP.sub("", _SOURCE.sub(r"\1", lines[0]))) if lines else ""
+    text = _PREFIX.sub("", text)
+    return (text if len(text) <= 260 else text[:250] + " ...").replace("`", "'")
+
+
+def _n(value: float | int | str | None) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _times(ratio: float | None) -> str:
+    return f"{ratio:,.0f} times" if ratio and ratio >= 10 else f"{ratio:.2g} times" if ratio else "often"
+
+
+def table(finding: Finding) -> str:
+    """One row per setting: what it gave, what float64 gives, the bound and the ratio."""
+    rows = ["| setting | result | value | float64 value | allowed error | error / allowed |", "|---|---|---|---|---|---|"]
+    for setting in finding.settings:
+        mine = [v for v in finding.verdicts if v.setting == setting] or ([finding.verdict] if setting == finding.verdict.setting else [])
+        bad = [v for v in mine if v.is_finding]
+        v = next((b for b in bad if b.output == finding.verdict.output), bad[0] if bad else mine[0] if mine else None)
+        row = _row(finding, setting, v)
+        same = v is not None and v.element is None and v.message and any(first_line(v.message)[:120].replace("|", "\\|") in r for r in rows)
+        rows.append(f"| {setting} | **{_SAID.get(v.verdict, v.verdict)}** | the same | | | |" if same and v and v.is_finding else row)
+    return "\n".join(rows[: ROWS + 2])
+
+
+def _row(finding: Finding, setting: str, v: Verdict | None) -> str:
+    if v is None:
+        return f"| {setting} | not run | | | | |"
+    said = _SAID.get(v.verdict, v.verdict)
+    if not v.is_finding:
+        got, want = _same_place(finding, setting)
+        return f"| {setting} | {said} | {got} | {want} | | {f'{v.ratio:.2g}' if v.ratio else ''} |"
+    if v.element is None:
+        message = first_line(v.message)[:120].replace("|", "\\|")
+        return f"| {setting} | **{said}** | {message} | | | |"
+    ratio = f"{v.ratio:,.3g}" if v.ratio and v.ratio < 1e300 else "exact result expected" if not v.bound else ""
+    return f"| {setting} | **{said}** | {_n(v.got)} | {_n(v.expected)} | {_n(v.bound)} | {ratio} |"
+
+
+def _same_place(finding: Finding, setting: str) -> tuple[str, str]:
+    """What a setting that is right gave for the element that another has wrong."""
+    v = finding.verdict
+    outcome = next((o for o in finding.outcomes if o.setting == setting and o.outputs), None)
+    got = outcome.outputs.get(v.output) if outcome and outcome.outputs else None
+    try:
+        return (_n(got[v.element].item()), _n(v.expected)) if got is not None and v.element is not None else ("", "")
+    except (IndexError, AttributeError, TypeError):
+        return "", ""
+
+
+def readme(finding: Finding) -> str:
+    """The whole page in Markdown."""
+    v = finding.verdict
+    known = f"\n> Looks like a known issue: {', '.join(finding.known.references)} ({finding.known.title}; {finding.known.status}).\n" if finding.known else ""
+    blame = f"\n**Guilty switch:** {finding.blame}\n" if finding.blame else ""
+    grade = {"certified": "No rounding can explain it.", "likely": "The error is far beyond what rounding usually does, but not proven impossible."}
+    sure = f" {grade[v.grade]}" if v.grade in grade and v.verdict in ("wrong", "imprecise") else ""
+    return f"""\
+# {title(finding)}
+
+{claim(finding)}{sure}
+{known}{blame}
+{table(finding)}
+
+```
+{shown(finding.model.proto, 30)}
+```
+
+**Reproduce:** `python repro.py` (status 1 while the defect is there), or `fuzz replay {finding.name}`.
+Reproduced {finding.reproduced} of {finding.repeats} times in fresh processes{f'; met {finding.count} times' if finding.count > 1 else ''}.
+
+<details><summary>Environment</summary>
+
+{_environment(finding)}
+
+</details>
+<details><summary>How it was found</summary>
+
+{_origin(finding)}
+
+</details>
+"""
+
+
+def _environment(finding: Finding) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in finding.environment.items())
+
+
+def _origin(finding: Finding) -> str:
+    origin = {k: o for k, o in (finding.original or finding.case).origin.items() if k != "choices"}
+    seen = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(finding.first_seen)) if finding.first_seen else "unknown"
+    lines: Sequence[str] = [
+        "- By a fuzzer that generates valid ONNX models and compares each backend with float64 arithmetic, never one backend with another.",
+        f"- First seen: {seen}. Case {finding.case.id}{f', reduced from {finding.original.id} (in original/)' if finding.original else ''}.",
+        f"- Origin: {', '.join(f'{k} {o}' for k, o in origin.items()) or 'a model given by the user'}.",
+        f"- Key {finding.key}: operators {', '.join(finding.cause.ops) or 'not known'}, types {finding.cause.dtype or 'mixed'}, {finding.cause.pattern}.",
+    ]
+    return "\n".join(lines)
