@@ -39,8 +39,10 @@ def _same(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[
 
 
 def _passes(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-    """Identity hands its operand on, sequences and optionals too."""
-    ball = balls[0]
+    """Identity hands its operand on, sequences (lists of balls) and optionals too."""
+    ball: Any = balls[0]
+    if isinstance(ball, list):
+        return [([b.worst for b in ball], [b.spread for b in ball])]
     return [EXACT] if ball is None else [(ball.worst, ball.spread)]
 
 
