@@ -48,7 +48,7 @@ def matmul(g: Draw) -> Rule:
     else:
         more = [1 if g.flag(0.4) else d for d in batch]
         more = more[g.choose(len(more) + 1) :] if g.flag(0.3) else more
-        if len(more) < 3 and g.flag(0.2):
+        if len(batch) == len(more) < 3 and g.flag(0.2):
             more = [g.size(1, 4), *more]
     y = g.operand(like=[*more, k, None], role="data" if g.flag(0.4) else "weight")
     return Rule([x, y], [[*broadcast(batch, y[:-2]), *(x[-2:-1]), y[-1]]])
