@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specs.draw import Draw
-from specs.formats import UINT64, Format
+from specs.formats import DOUBLE, UINT64, Format
 from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, add, exact, finite, outputs, quadrature, settle, undecidable
 from specs.rule import Dim
+from specs.schema import defaults
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,6 +151,17 @@ def monotone_all(k: float = 1.0, *, rounds: bool = False) -> ErrorRule:
 def undecided_stays(r: Tensor, e: Any) -> Tensor:
     """A radius that a plateau made finite is undecided all the same where the operand was: it may be NaN."""
     return r if e is None else r.masked_fill(e.isinf(), INF)
+
+
+def coefficient(node: Any, *names: str) -> float:
+    """How far float attributes may be off, in units of u: narrow formats round them.
+
+    In double models a schema's default that is no dyadic number (0.01, 0.2) is read as the decimal by some and as the float32
+    by others.
+    """
+    form: Format = node.out_formats[0]
+    given = defaults(node.op.name, node.op.domain, node.opset)
+    return 2.0**27 if form is DOUBLE and any(node.attrs[n] == given[n] for n in names) else 1.0
 
 
 def unless_zero(own: Tensor, ball: Ball) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from specs import Draw, Rule, op, unary
 from specs.formats import DOUBLE, UINT64, Format
 from specs.numerics import INF, Ball, Policy, Radii, finite, integers_exact, lipschitz, local, monotone
-from specs.pointwise import answer, choose_attrs, monotone_all, nan_free, ordered, piecewise, sloped, undecided_stays
+from specs.pointwise import answer, choose_attrs, coefficient, monotone_all, nan_free, ordered, piecewise, sloped, undecided_stays
 from specs.program import Node
 
 FLOAT32_EXACT = 2**24  # integers above it are not all representable in the float32 that attributes are computed with
@@ -60,7 +60,7 @@ unary("Relu", torch.relu, error=nan_free(monotone(rounds=False)), proxy=lambda x
 unary(
     "LeakyRelu",
     _leaky_relu,
-    error=sloped(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 2, lambda a: a.alpha >= 0),
+    error=sloped(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * (1 + (x < 0) * coefficient(a, "alpha")), lambda a: a.alpha >= 0),
     attrs=lambda g: choose_attrs(g, alpha=[0.1, 0.01, 0.5, 1.5, 0.0, -0.3]),
 )
 
@@ -98,7 +98,11 @@ unary(
 unary(
     "Selu",
     _selu,
-    error=sloped(lambda a: abs(a.gamma) * max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 4 + 8 * abs(a.alpha * a.gamma), lambda a: a.alpha >= 0),
+    error=sloped(
+        lambda a: abs(a.gamma) * max(1.0, abs(a.alpha)),
+        lambda a, x, y: y.abs() * (2 + 2 * coefficient(a, "alpha", "gamma")) + 8 * abs(a.alpha * a.gamma),
+        lambda a: a.alpha >= 0,
+    ),
     attrs=lambda g: choose_attrs(g, alpha=[1.5, 0.5, 2.0], gamma=[1.0, 0.7, 2.0]),
 )
 unary(
@@ -194,7 +198,7 @@ def _hard_sigmoid_error(node: Any, policy: Policy, balls: Sequence[Ball | None],
     assert ball is not None
     part = ball.value * node.alpha
     line, own = part + node.beta, policy.eta(form)
-    rounding = (part.abs() * 3 + 2 * abs(node.beta)) * policy.u(form) + own
+    rounding = (part.abs() * (2 + coefficient(node, "alpha")) + 2 * abs(node.beta)) * policy.u(form) + own
 
     def swing(e: Any) -> Tensor:
         reach = rounding if e is None else finite(e) * abs(node.alpha) + rounding
