@@ -36,6 +36,8 @@ class Node:
         self.promote: torch.dtype | None = None
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in Node.__slots__:  # copying looks for these before there is anything to ask
+            raise AttributeError(name)
         return self.attrs.get(name)
 
     def torch(self, form: Format) -> torch.dtype:
