@@ -249,7 +249,8 @@ def _affine_grid_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
     """A contraction of rank + 1 terms whose positions are themselves off by a few roundings."""
     theta, size = balls[0], balls[1]
     assert theta is not None and size is not None
-    if size.worst is not None:
+    alone = bool(node.align_corners) and 1 in size.value.tolist()[2:]  # where its centre lies is open: -1, 0, 1 and NaN are seen
+    if size.worst is not None or alone:
         return [(undecided(ys[0]), undecided(ys[0]))]
     base, form, n = _base(node, size.value.tolist()[2:]).abs(), node.out_formats[0], theta.value.shape[-1]
     u, acc = policy.u(form), policy.accumulation(form)
@@ -257,10 +258,8 @@ def _affine_grid_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
     def through(one: Tensor, two: Tensor) -> Tensor:
         return torch.einsum("pk,nik->npi", one, two).reshape(ys[0].shape)
 
-    # Where the centre of a single pixel lies when its corners are its centre is open: implementations say -1, 0 and 1.
-    alone = [bool(node.align_corners) and s == 1 for s in reversed(size.value.tolist()[2:])]
-    off = torch.tensor([*[1.0 if one else 4 * u for one in alone], 0.0], dtype=torch.float64).expand(base.shape)
-    shifted, total = through(off, theta.value.abs()), through(base + off, theta.value.abs())
+    off = torch.full_like(base, 4 * u) * (torch.arange(n) < n - 1)
+    shifted, total = through(off, theta.value.abs()), through(base, theta.value.abs())
     worst, spread = total * (gamma(n + 2, acc) + u) + shifted + policy.eta(form), total * (math.sqrt(n) * acc + u) + shifted + policy.eta(form)
     if theta.worst is not None:
         worst = worst + through(base + off, finite(theta.worst))
@@ -273,6 +272,7 @@ def affine_grid(g: Draw) -> Rule:
     """A sampling grid from affine matrices."""
     rank = g.int(2, 3)
     theta = g.operand(like=[None, rank, rank + 1])
-    space = g.sizes(rank, 1, 12)
+    corners = g.flag()
+    space = g.sizes(rank, 2 if corners else 1, 12)
     size = g.const([theta[0], g.size(1, 4), *space])
-    return Rule([theta, size], [[theta[0], *space, rank]], {"align_corners": 1} if g.flag() else {})
+    return Rule([theta, size], [[theta[0], *space, rank]], {"align_corners": 1} if corners else {})
