@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import numpy as np
 
 from oracles.backends.torch import UNSUPPORTED as EAGER
 from oracles.plugin import Compiled, backend
+from oracles.worker import same
 from specs.rule import Unsupported
 
 #: On "TypeName: message".
 UNSUPPORTED = (
     *EAGER,
     (r"Inductor does not support|inductor does not support|not supported by inductor|Unsupported (?:dtype|type)", "said in words"),
+    (r"^Unsupported: ", "Dynamo's own type: it cannot capture this operator"),
     (r"MissingOperatorWithoutDecomp|missing lowering", "an operator without a lowering"),
 )
 #: Beside "off" (captured, run by ATen), each varies one thing of the C++ code.
@@ -65,55 +68,83 @@ def inductor(model: bytes, setting: str) -> Compiled:
 
     program = Program(model)
     torch.compiler.reset()
-    names = list[str]()
-    compiled: Any = None
-
-    def tensors(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        values: dict[str, Any] = program.feeds(feeds)  # strings stay numpy arrays
-        if any(not isinstance(v, torch.Tensor) for v in values.values()):
-            raise Unsupported("inductor: an input is not a tensor of numbers")
-        return values
+    compiled: Traced | None = None
 
     def prepare(feeds: Mapping[str, np.ndarray]) -> None:
         nonlocal compiled
-        values = tensors(feeds)
+        values = _tensors(program, feeds)
         with torch.no_grad():
-            graph, names[:] = trace(program, values)
+            traced = trace(program, values)
             how: dict[str, Any] = (
                 {"backend": "aot_eager"} if setting == "off" else {"backend": "inductor", "options": {"fx_graph_cache": False, **OPTIONS[setting]}}
             )
-            compiled = torch.compile(graph, dynamic=False, fullgraph=True, **how)
-            compiled(*(v.clone() for v in values.values()))
+            traced.graph = torch.compile(traced.graph, dynamic=False, fullgraph=True, **how)
+            traced.graph(*(v.clone() for v in values.values()))
+        if traced.looked:
+            traced.looked_at = {name: np.array(feeds[name]) for name in values}
+        compiled = traced
 
     def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        if compiled is None:
+        values = _tensors(program, feeds)
+        if compiled is None or (compiled.looked_at and any(not same(a, feeds[name]) for name, a in compiled.looked_at.items())):
             prepare(feeds)
         assert compiled is not None
         with torch.no_grad():
-            results = compiled(*tensors(feeds).values())
-        return {name: to_numpy(value, program.formats.get(name)) for name, value in zip(names, results, strict=True)}
+            results = compiled.graph(*values.values())
+        return {name: to_numpy(value, program.formats.get(name)) for name, value in zip(compiled.outputs, results, strict=True)}
 
     call.prepare = prepare  # type: ignore[attr-defined]
     return call
 
 
-def trace(program: Any, values: Mapping[str, Any]) -> tuple[Any, list[str]]:
-    """A graph of ATen operators and the names of its outputs. Raises Unsupported where the meaning looks at values, not only shapes."""
+@dataclass
+class Traced:
+    """A straight line of ATen operators. When the meaning has `looked` at values of tensors it is right for these inputs alone."""
+
+    graph: Any
+    outputs: list[str]
+    looked: bool
+    looked_at: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def _tensors(program: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
     import torch
-    from torch.fx.experimental.proxy_tensor import make_fx
+
+    values: dict[str, Any] = program.feeds(feeds)
+    if any(not isinstance(v, torch.Tensor) for v in values.values()):
+        raise Unsupported("inductor: an input is not a tensor of numbers")
+    return values
+
+
+def trace(program: Any, values: Mapping[str, Any]) -> Traced:
+    """Record the operators that the meaning runs on these inputs; where it reads a value (an axis, a size, a condition), it gets it."""
+    import torch
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
 
     names = list[str]()
+    looked = False
+
+    class Look(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal looked
+            if getattr(func, "__name__", "") not in _LOOKS:
+                return func(*args, **(kwargs or {}))
+            looked = True
+            with disable_proxy_modes_tracing():
+                return func(*args, **(kwargs or {}))
 
     def straight(*args: torch.Tensor) -> list[torch.Tensor]:
-        results = program.run(dict(zip(values, args, strict=True)))
+        with Look():
+            results: dict[str, Any] = program.run(dict(zip(values, args, strict=True)))
         names[:] = list(results)
         if any(not isinstance(v, torch.Tensor) for v in results.values()):
             raise Unsupported("inductor: an output is not a tensor")
         return list(results.values())
 
-    try:
-        return make_fx(straight, tracing_mode="real", pre_dispatch=True)(*values.values()), names
-    except RuntimeError as e:
-        if "tracing tensor" in str(e) or "data-dependent" in str(e) or "Cannot call" in str(e):
-            raise Unsupported(f"inductor: not traced, the meaning depends on values ({str(e).splitlines()[0]})") from e
-        raise
+    graph = make_fx(straight, tracing_mode="real", pre_dispatch=True)(*values.values())  # keeps conv2d, softmax ... whole, as torch.export does
+    graph.graph.eliminate_dead_code()  # calls that only asked for a type
+    graph.recompile()
+    return Traced(graph, names, looked)
+
+
+_LOOKS = {"item", "tolist", "__int__", "__float__", "__bool__", "__index__", "numpy"}

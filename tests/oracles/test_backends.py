@@ -208,3 +208,14 @@ def test_random_passes_depend_on_the_model_alone() -> None:
     for names in lists:
         assert names.index("LegalizeOps") < names.index("CallTIRRewrite") < names.index("VMShapeLower")
         assert ("FuseTIR" in names) == ("FuseOps" in names)
+
+
+def test_inductor_follows_the_values_of_parameters() -> None:
+    """Axes and sizes given as tensors are read while tracing, and read again when they change."""
+    from oracles.backends import inductor
+
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    c = case([helper.make_node("CumSum", ["x", "axis"], ["y"])], {"x": x, "axis": np.array(0, np.int64)}, {"y": 1})
+    compiled = inductor.inductor(c.model, "off")
+    for axis in (0, 1, -1):
+        assert compiled({"x": x, "axis": np.array(axis, np.int64)})["y"].tolist() == np.cumsum(x, axis).tolist()
