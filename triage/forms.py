@@ -235,6 +235,10 @@ def load(setting):
     if outcome.status == "missing":
         print(outcome.message)
         sys.exit(77)
+    if outcome.status == "oom":
+        raise MemoryError(outcome.message)
+    if outcome.status in ("crash", "hang"):  # it happened in a worker: end this process the same way
+        os.abort() if outcome.status == "crash" else time.sleep(1e6)
     if outcome.status != "ok":
         raise RuntimeError(f"{{outcome.status}}: {{outcome.message}}")
     answers = [outcome.outputs, outcome.again or outcome.outputs]

@@ -41,7 +41,7 @@ def _head(finding: Finding, form: Form) -> str:
 
 
 def _imports(form: Form, body: str) -> str:
-    names = [name for name in ("base64", "ctypes", "subprocess", "time", "zlib") if f"{name}." in body]
+    names = [name for name in ("base64", "ctypes", "os", "subprocess", "time", "zlib") if f"{name}." in body]
     plain = "".join(f"import {n}\n" for n in sorted([*names, "sys"]))
     paths = "from pathlib import Path\n" if "Path(" in body else ""
     types = "import ml_dtypes\n" if "ml_dtypes." in body else ""

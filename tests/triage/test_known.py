@@ -1,0 +1,88 @@
+"""Known issues: matched by what they are, not by chance; a bad catalogue entry is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from onnx import parser
+
+from specs.rule import UsageError
+from triage.cause import Cause, Model
+from triage.known import Known, catalogue, has_chain, in_range, load, match
+
+FUSE = "Fail: [ONNXRuntimeError] : 1 : FAIL : x/relu_clip_fusion.cc:83 FuseReluClip::Apply Unexpected data type for Clip 'min' input of 11"
+
+
+def model(body: str) -> bytes:
+    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : 14]> g (double[4] x) => (double[4] y) {{ {body} }}').SerializeToString()
+
+
+def broken(backend: str = "onnxruntime", verdict: str = "broken", dtype: str = "double") -> Cause:
+    return Cause(backend, verdict, ("Clip",), dtype, "optimised")
+
+
+def test_public_issues_match() -> None:
+    chain = model("a = Sin(x) r = Relu(a) y = Clip(r)")
+    found = match(broken(), chain, FUSE, "1.31.1")
+    assert found is not None and found.reference.endswith("/24158") and len(found.references) == 4
+    shape = "Fail: [ONNXRuntimeError] : 1 : FAIL : Type Error: Shape of initializer v9_0 does not match. {-1} != {}"
+    found = match(broken(), chain, shape, "1.31.1")
+    assert found is not None and found.reference.endswith("/24160")
+
+
+@pytest.mark.parametrize(
+    ("cause", "body", "message"),
+    [
+        (broken("tvm"), "r = Relu(x) y = Clip(r)", FUSE),
+        (broken(verdict="wrong"), "r = Relu(x) y = Clip(r)", FUSE),
+        (broken(), "r = Clip(x) y = Relu(r)", FUSE),
+        (broken(), "r = Relu(x) s = Sin(r) y = Clip(s)", FUSE),
+        (broken(), "r = Relu(x) y = Clip(r)", "Fail: something else about Clip"),
+    ],
+)
+def test_others_do_not(cause: Cause, body: str, message: str) -> None:
+    assert match(cause, model(body), message, "1.31.1") is None
+
+
+def test_version_ranges() -> None:
+    assert in_range("1.31.1", ">=1.10,<2") and in_range("2.13.0+cpu", "==2.13") and in_range("0.27.0.post1", "<=0.27.0")
+    assert not in_range("1.9", ">=1.10") and not in_range("1.31.1", "<1.31.1") and not in_range("2", "<2")
+    entry = Known("a", "onnxruntime", "t", ("u",), versions="<1.20", message="Fuse")
+    assert match(broken(), model("y = Relu(x)"), FUSE, "1.19.2", [entry]) is entry
+    assert match(broken(), model("y = Relu(x)"), FUSE, "1.20", [entry]) is None
+    assert match(broken(), model("y = Relu(x)"), FUSE, "", [entry]) is entry
+
+
+def test_chains() -> None:
+    m = Model(model("a = Relu(x) b = Sin(a) c = Add(b, a) y = Clip(c)"))
+    assert has_chain(m, ["Relu", "Sin", "Add"]) and has_chain(m, ["Relu", "Add", "Clip"]) and has_chain(m, ["Sin", "*", "Clip"])
+    assert not has_chain(m, ["Relu", "Clip"]) and not has_chain(m, ["Sin", "Relu"])
+
+
+def test_formats_narrow() -> None:
+    entry = Known("a", "onnxruntime", "t", ("u",), formats=("int",), message="Fuse")
+    assert not entry.matches(broken(dtype="double"), model("y = Relu(x)"), FUSE)
+    assert entry.matches(broken(dtype="int"), model("y = Relu(x)"), FUSE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a]\nbackend = 'x'\ntitle = 't'\nreferences = ['u']",
+        "[a]\nbackend = 'x'\ntitle = 't'\nreferences = []\nmessage = 'm'",
+        "[a]\nbackend = 'x'\ntitle = 't'\nreferences = ['u']\nmessage = '('",
+        "[a]\nbackend = 'x'\ntitle = 't'\nreferences = ['u']\nmessage = 'm'\nversions = '~1'",
+        "[a]\nbackend = 'x'\ntitle = 't'\nreferences = ['u']\nmessage = 'm'\ncolour = 'red'",
+        "[a",
+    ],
+)
+def test_a_bad_entry_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(UsageError):
+        load(tmp_path)
+
+
+def test_the_shipped_catalogue_is_good() -> None:
+    assert len({k.name for k in catalogue()}) == len(catalogue()) >= 2
+    assert all(r.startswith("https://") for k in catalogue() for r in k.references)
