@@ -57,5 +57,9 @@ def _probe(op: Operator, seed: int, target: Target, matrix: dict[str, Support], 
 
 def save(backend: str, matrix: dict[str, Support]) -> None:
     """Write the list that steers generation, beside the backend."""
-    content = {"version": find(backend).version(), "unsupported": {k: s.message[:160] for k, s in sorted(matrix.items()) if s.refused}}
+    content = {
+        "version": find(backend).version(),
+        "unsupported": {k: s.message[:160] for k, s in sorted(matrix.items()) if s.refused},
+        "failing": sorted(k for k, s in matrix.items() if "ok" not in s.seen and not s.refused),
+    }
     path(backend).write_text(json.dumps(content, indent=1) + "\n")

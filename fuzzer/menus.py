@@ -21,8 +21,12 @@ def path(backend: str) -> Path:
 
 @lru_cache(maxsize=None)
 def avoided(backend: str) -> frozenset[str]:
-    """Support keys (see fuzzer.grow.support_key) that a backend does not run; empty when never measured."""
+    """Support keys (see fuzzer.grow.support_key) that a backend never ran: not implemented, or failing alone already.
+
+    A failing operator is a finding once; after that it only hides what the rest of the network would have shown.
+    """
     try:
-        return frozenset(json.loads(path(backend).read_text())["unsupported"])
+        measured = json.loads(path(backend).read_text())
+        return frozenset([*measured["unsupported"], *measured["failing"]])
     except FileNotFoundError:
         return frozenset()
