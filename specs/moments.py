@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: Attributes are 32-bit floats; where a default is left out, a backend may take its decimal text (1e-5, 0.9) for it.
+ATTRIBUTE = 2.0**-24
+
+
 class Standard(NamedTuple):
     """A standardised tensor z, the mean, variance and 1/std it was made with (dims kept), and their radii."""
 
@@ -66,7 +70,7 @@ def standardised(
         ec = deviation * u + em
         if centred and policy.reassociation:
             ec = ec + (size + level) * (2 * u)
-        ev = var * (grow + 2 * u) + em.square() + eta * (n + 1)
+        ev = var * (grow + 2 * u) + em.square() + (eta * (n + 1) + epsilon * ATTRIBUTE)
         if one_pass:
             ev = ev + size.square().mean(axes, True) * (2 * grow) + mean.abs() * em * 2
         if e is not None:

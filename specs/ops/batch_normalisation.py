@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import BFLOAT16, FLOAT, FLOAT16, Format
-from specs.moments import affine, inverse_root, shaped, standardised, widest
+from specs.moments import ATTRIBUTE, affine, inverse_root, shaped, standardised, widest
 from specs.numerics import Ball, Policy, Radii, add, finite, quadrature, settle
 from specs.program import Node
 
@@ -77,7 +77,8 @@ def _batch_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
     found = []
     for which in (0, 1):
         ex, es, eb, em, ev = (None if b[1 + which] is None else finite(b[1 + which]).clamp(max=1e150) for b in (data, scale, bias, mean, var))
-        relative = torch.zeros_like(f) if ev is None else inverse_root(total, ev, 0.0)
+        off = torch.full_like(total, node.epsilon * ATTRIBUTE)
+        relative = inverse_root(total, off if ev is None else ev + off, 0.0)
         if which == 0:
             change = add(f * relative, None if es is None else es * inverse * (1 + relative))
             moved = [e * (f + change) for e in (ex, em) if e is not None]
@@ -102,7 +103,7 @@ def _trained(node: Any, policy: Policy, used: Format, data: Ball, scale: Ball, b
     for i, (given, current, radii) in enumerate(zip((mean, var), (s.mean, s.var), (s.mean_radii, s.var_radii), strict=True)):
         form = node.out_formats[1 + i] if len(node.out_formats) > 1 + i and node.out_formats[1 + i] is not None else used
         u = policy.u(form)
-        rounding = (given.value * m).abs() * (4 * u) + (current * (1 - m)).abs() * (4 * u) + policy.eta(form)
+        rounding = ((given.value * m).abs() + (current * (1 - m)).abs()) * (4 * u) + (given.value - current).abs() * (abs(m) * ATTRIBUTE) + policy.eta(form)
         w, p = radii[0] * (1 - m) + rounding, radii[1] * (1 - m) + rounding
         if given.worst is not None:
             w, p = w + given.worst * abs(m), (p.square() + (given.spread * m).square()).sqrt()

@@ -12,7 +12,7 @@ from torch.nn import functional
 from specs import Draw, Rule, op
 from specs.contraction import accumulated, drift, growth
 from specs.formats import BY_ONNX, FLOAT, Format
-from specs.moments import affine, narrowed, shaped, standardised
+from specs.moments import ATTRIBUTE, affine, narrowed, shaped, standardised
 from specs.numerics import INF, Ball, Policy, Radii, finite, settle
 from specs.program import Node
 from specs.terms import known, prod
@@ -305,7 +305,7 @@ def _lrn_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequ
     results = []
     for which, grow in enumerate((growth(policy, form, n), drift(policy, form, n))):
         e = ball[1 + which]
-        off = own[which] * share + (abs(node.bias) + base.abs()) * (4 * u)
+        off = own[which] * share + (abs(node.bias) + base.abs()) * (4 * u) + (base - node.bias).abs() * ATTRIBUTE
         rounding = y.abs() * (u * (6 + 2 * abs(node.beta) * base.abs().log().abs()) + 0 * grow) + policy.eta(form)
         if e is not None:
             e = finite(e).clamp(max=1e150)
