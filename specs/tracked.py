@@ -18,7 +18,7 @@ from torch import Tensor
 from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, finite, gamma, outputs, settle, undecidable, zeros_like
 
 #: k and m of the rounding k u |y| + m u of the functions a formula may use.
-CONSTANTS = {"tanh": (10, 2), "sigmoid": (6, 4), "exp": (4, 0), "softplus": (8, 4), "erf": (8, 0), "relu": (0, 0), "softsign": (4, 0), "sqrt": (2, 0), "log": (6, 0), "elu": (4, 4)}
+CONSTANTS = {"tanh": (10, 2), "sigmoid": (6, 4), "exp": (4, 0), "softplus": (8, 4), "erf": (8, 0), "relu": (0, 0), "sqrt": (2, 0), "log": (6, 0)}
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,15 @@ class Rounding:
     eta: float
     largest: float
     policy: Policy
+    coherent: bool = False  # inherited statistical radii add up: a recurrence returns errors of one origin again and again
 
     @classmethod
-    def of(cls, policy: Policy, form: Any) -> Rounding:
-        return cls(policy.u(form), policy.accumulation(form), policy.operand(form), policy.eta(form), form.largest, policy)
+    def of(cls, policy: Policy, form: Any, coherent: bool = False) -> Rounding:
+        return cls(policy.u(form), policy.accumulation(form), policy.operand(form), policy.eta(form), form.largest, policy, coherent)
+
+    def join(self, a: Tensor, b: Tensor) -> Tensor:
+        """Statistical radii inherited from two operands."""
+        return a + b if self.coherent else torch.hypot(a, b)
 
 
 class Tracked:
@@ -120,7 +125,7 @@ def cast(node: Any, x: Any, form: Any) -> Any:
     """x in another format for some steps. Only a coarser one changes the radii: a finer intermediate is legal, not required."""
     if not isinstance(x, Tracked):
         return x.to(node.torch(form))
-    rounding = Rounding.of(x.rounding.policy, form)
+    rounding = Rounding.of(x.rounding.policy, form, x.rounding.coherent)
     if rounding.u <= x.rounding.u:
         return x
     own = _own(rounding, x.value.abs())
@@ -136,15 +141,18 @@ def attribute(c: float, x: Any) -> Any:
 
 
 def monotone(x: Any, f: Callable[[Tensor], Tensor], k: float = 4, m: float = 4) -> Any:
-    """A monotone function of one tensor, tracked or not, evaluated at the ends of the interval."""
+    """A monotone function of one tensor, tracked or not, evaluated at the ends of the interval.
+
+    What is undecided stays so even if the function is bounded: the argument may have overflowed and met another infinity.
+    """
     if not isinstance(x, Tracked):
         return f(x)
     y = f(x.value)
-    own = _own(x.rounding, y.abs() * k + m)
+    own, lost = _own(x.rounding, y.abs() * k + m), x.worst == INF
 
     def swing(e: Tensor) -> Tensor:
         e = finite(e)
-        return torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs()).nan_to_num(nan=INF, posinf=INF)
+        return torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs()).nan_to_num(nan=INF, posinf=INF).masked_fill(lost, INF)
 
     return _made(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own), x.rounding)
 
@@ -197,7 +205,7 @@ def _add(a: Any, b: Any) -> Tracked:
     y = a.value + b.value
     units = a.value.abs() + b.value.abs() if rounding.policy.reassociation else y.abs()
     own = _own(rounding, units)
-    return _made(y, a.worst + b.worst + own, torch.hypot(torch.hypot(a.spread, b.spread), own), rounding)
+    return _made(y, a.worst + b.worst + own, torch.hypot(rounding.join(a.spread, b.spread), own), rounding)
 
 
 def _sub(a: Any, b: Any) -> Tracked:
@@ -211,7 +219,7 @@ def _mul(a: Any, b: Any) -> Tracked:
     y, x, z = a.value * b.value, a.value.abs(), b.value.abs()
     ea, eb = finite(a.worst), finite(b.worst)
     own = _own(rounding, y.abs())
-    spread = torch.hypot(torch.hypot(x * finite(b.spread), z * finite(a.spread)), own)
+    spread = torch.hypot(rounding.join(x * finite(b.spread), z * finite(a.spread)), own)
     return _made(y, settle(x * eb + z * ea + ea * eb + own), settle(spread), rounding)
 
 
@@ -220,7 +228,7 @@ def _div(a: Any, b: Any) -> Tracked:
     y, z = a.value / b.value, b.value.abs()
     own = _own(rounding, y.abs() * 2.5)
     worst = ((a.worst + y.abs() * b.worst) / (z - b.worst)).masked_fill(b.worst >= z, INF)
-    spread = (torch.hypot(a.spread, y.abs() * b.spread) / (z - b.spread)).masked_fill(b.spread >= z, INF)
+    spread = (rounding.join(a.spread, y.abs() * b.spread) / (z - b.spread)).masked_fill(b.spread >= z, INF)
     return _made(y, settle(worst + own), settle(torch.hypot(spread, own)), rounding)
 
 
@@ -232,7 +240,8 @@ def _matmul(a: Any, b: Any) -> Tracked:
     grow = gamma(n + 2, rounding.accumulator) if rounding.accumulator == rounding.u else n * rounding.accumulator + 2 * rounding.u
     lost = (n + 1) * rounding.eta if rounding.u else 0.0
     worst = x @ eb + ea @ (z + eb) + magnitude * (grow + 2 * rounding.operand) + lost
-    variance = x.square() @ finite(b.spread).clamp(max=1e150).square() + finite(a.spread).clamp(max=1e150).square() @ z.square()
+    sa, sb = finite(a.spread).clamp(max=1e150), finite(b.spread).clamp(max=1e150)
+    variance = (x @ sb + sa @ z).square() if rounding.coherent else x.square() @ sb.square() + sa.square() @ z.square()
     own = magnitude * (math.sqrt(n) * rounding.accumulator + rounding.u + rounding.operand) + (rounding.eta if rounding.u else 0.0)
     return _made(a.value @ b.value, settle(worst), settle((variance + own.square()).sqrt()), rounding)
 
@@ -254,6 +263,8 @@ def _softmax(x: Tracked, dim: int = -1, dtype: Any = None) -> Tracked:
     swing = (s.square() + (p * s).square().sum(dim, keepdim=True)).sqrt().expm1()
     rough = p * (2 * u * d + math.sqrt(n) * u + 4 * u) + rounding.eta
     spread = torch.hypot(p * swing, rough).clamp(max=1.0)
+    lost = (x.worst == INF).any(dim, keepdim=True)
+    worst, spread = worst.masked_fill(lost, INF), spread.masked_fill(lost, INF)
     return Tracked(p, worst.masked_fill(gone, 0.0), spread.masked_fill(gone, 0.0), rounding)
 
 
@@ -283,17 +294,18 @@ def _joins(name: str) -> Callable[..., Tracked]:
     def joined(parts: Sequence[Any], dim: int = 0) -> Tracked:
         rounding = next(p.rounding for p in parts if isinstance(p, Tracked))
         lifted, join = [_lift(p, rounding) for p in parts], getattr(torch, name)
-        return Tracked(*(join([getattr(p, of) for p in lifted], dim) for of in ("value", "worst", "spread")), rounding)  # type: ignore[misc]
+        value, worst, spread = (join([getattr(p, of) for p in lifted], dim) for of in ("value", "worst", "spread"))
+        return Tracked(value, worst, spread, rounding)
 
     return joined
 
 
 def _moved(name: str) -> Callable[..., Any]:
     def moved(x: Tracked, *args: Any, **kwargs: Any) -> Any:
-        results = [getattr(t, name)(*args, **kwargs) for t in (x.value, x.worst, x.spread)]
-        if isinstance(results[0], (tuple, list)):
-            return [Tracked(*parts, x.rounding) for parts in zip(*results, strict=True)]
-        return Tracked(*results, x.rounding)
+        value, worst, spread = (getattr(t, name)(*args, **kwargs) for t in (x.value, x.worst, x.spread))
+        if isinstance(value, (tuple, list)):
+            return [Tracked(*parts, x.rounding) for parts in zip(value, worst, spread, strict=True)]
+        return Tracked(value, worst, spread, x.rounding)
 
     return moved
 
@@ -317,14 +329,14 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
-def traced(form_of: int = 0) -> ErrorRule:
+def traced(form_of: int = 0, coherent: bool = False) -> ErrorRule:
     """An error rule that runs the operator's meaning on tracked values, rounding every step to the format of output `form_of`.
 
     Integer and bool inputs (lengths, positions, masks) must be exact, else everything is undecided.
     """
 
     def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-        rounding = Rounding.of(policy, node.out_formats[form_of])
+        rounding = Rounding.of(policy, node.out_formats[form_of], coherent)
         args = list[Any]()
         for b in balls:
             if b is None or not isinstance(b.value, Tensor) or not b.value.is_floating_point():

@@ -125,9 +125,10 @@ def attention(g: Draw) -> Rule:
     """Multi-head, grouped and multi-query; masks, caches, windows, soft caps; flat or split heads."""
     q, (batch, heads, queries, size), attrs, group = _heads(g)
     form, flat = q.format, len(q) == 3
+    same = [form] if form else None
     keys, v_size = g.size(1, 24), size if g.flag(0.7) else g.size(1, 12)
-    k = g.operand(like=[batch, keys, size * heads] if flat else [batch, heads, keys, size], among=[form] if form else None)
-    v = g.operand(like=[batch, keys, v_size * heads] if flat else [batch, heads, keys, v_size], among=[form] if form else None)
+    k = g.operand(like=[batch, keys, size * heads] if flat else [batch, heads, keys, size], among=same)
+    v = g.operand(like=[batch, keys, v_size * heads] if flat else [batch, heads, keys, v_size], among=same)
     cache = g.pick(["none", "past", "lengths"]) if g.opset >= 24 and known(keys) else g.pick(["none", "past"])
     past = g.size(1, 12) if cache == "past" else 0
     total = keys + past
@@ -135,11 +136,12 @@ def attention(g: Draw) -> Rule:
     if kind == "none":
         g.skip()
     else:
-        shape = g.pick([[queries, total], [1, 1, queries, total], [batch, 1, queries, total], [batch, heads * group, 1, total], [batch, heads * group, queries, total]])
-        mask = g.operand(like=shape, among=[BOOL] if kind == "bool" or form is None else [form])
+        all_heads = heads * group
+        shape = g.pick([[queries, total], [1, 1, queries, total], [batch, 1, queries, total], [batch, all_heads, 1, total], [batch, all_heads, queries, total]])
+        mask = g.operand(like=shape, among=[BOOL] if kind == "bool" else same)
     inputs: list[Operand | None] = [q, k, v, mask]
     if cache == "past":
-        inputs += [g.operand(like=[batch, heads, past, size], among=[form] if form else None), g.operand(like=[batch, heads, past, v_size], among=[form] if form else None)]
+        inputs += [g.operand(like=[batch, heads, past, n], among=same) for n in (size, v_size)]
     elif cache == "lengths":
         g.skip()
         g.skip()
@@ -210,6 +212,5 @@ def rotary(g: Draw) -> Rule:
     if g.flag():
         rows = g.size(1, 16)
         table = [g.operand(like=[rows, floor_div(width, 2)], role="weight") for _ in range(2)]
-        g.require(known(rows))
         return Rule([x, *table, g.given([batch, length], 0, rows - 1)], [x], attrs)
     return Rule([x, *(g.operand(like=[batch, length, floor_div(width, 2)]) for _ in range(2))], [x], attrs)

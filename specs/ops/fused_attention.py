@@ -31,10 +31,12 @@ declare("MultiHeadAttention", "query:T key:T? value:T? bias:T? key_padding_mask:
         "past_sequence_length:tensor(int32)? cache_indirection:tensor(int32)?", "output:T present_key:T? present_value:T? qk:T?",
         {"num_heads": int, "mask_filter_value": -10000.0, "scale": float, "unidirectional": 0}, T=FLOATS)  # fmt: skip
 declare("Attention", "input:T weights:T bias:T? mask_index:tensor(int32)? past:T? attention_bias:T? past_sequence_length:tensor(int32)?", "output:T present:T?",
-        {"num_heads": int, "mask_filter_value": -10000.0, "scale": float, "unidirectional": 0, "do_rotary": 0, "rotary_embedding_dim": 0, "past_present_share_buffer": 0}, T=FLOATS)  # fmt: skip
-declare("GroupQueryAttention", "query:T key:T? value:T? past_key:T? past_value:T? seqlens_k:tensor(int32) total_sequence_length:tensor(int32) cos_cache:T? sin_cache:T? "
-        "position_ids:tensor(int64)? attention_bias:T? head_sink:T?", "output:T present_key:T? present_value:T?",
-        {"num_heads": int, "kv_num_heads": int, "scale": float, "softcap": 0.0, "local_window_size": -1, "do_rotary": 0, "rotary_interleaved": 0, "smooth_softmax": 0}, T=FLOATS)  # fmt: skip
+        {"num_heads": int, "mask_filter_value": -10000.0, "scale": float, "unidirectional": 0, "do_rotary": 0, "rotary_embedding_dim": 0,
+         "past_present_share_buffer": 0}, T=FLOATS)  # fmt: skip
+declare("GroupQueryAttention", "query:T key:T? value:T? past_key:T? past_value:T? seqlens_k:tensor(int32) total_sequence_length:tensor(int32) "
+        "cos_cache:T? sin_cache:T? position_ids:tensor(int64)? attention_bias:T? head_sink:T?", "output:T present_key:T? present_value:T?",
+        {"num_heads": int, "kv_num_heads": int, "scale": float, "softcap": 0.0, "local_window_size": -1, "do_rotary": 0, "rotary_interleaved": 0,
+         "smooth_softmax": 0}, T=FLOATS)  # fmt: skip
 
 
 # meanings --------------------------------------------------------------------------------------------------------------
@@ -75,11 +77,10 @@ def _padding(mask: Any, batch: int, queries: int, total: int) -> Tensor | None:
     return mask[:, :, total - queries : total, :total] == 0
 
 
-def _multi_head(
-    a: Node, q: Any, k: Any = None, v: Any = None, bias: Any = None, mask: Any = None, added: Any = None, past_key: Any = None, past_value: Any = None, *shared: Any
-) -> tuple[Any, ...]:
+def _multi_head(a: Node, q: Any, k: Any = None, v: Any = None, bias: Any = None, mask: Any = None, added: Any = None, *caches: Any) -> tuple[Any, ...]:
     """Query, key and value apart, packed as QKV or as Q and KV, or with a cache as key and value of cross attention."""
-    if any(x is not None for x in shared):
+    past_key, past_value = (*caches, None, None)[:2]
+    if any(x is not None for x in caches[2:]):
         raise Unsupported("MultiHeadAttention: caches shared between past and present")
     heads, packed = a.num_heads, q.ndim == 5
     if packed:
@@ -93,7 +94,7 @@ def _multi_head(
             k = split_heads(k if bias is None else k + bias[hidden : 2 * hidden], heads)
             v = split_heads(v if bias is None else v + bias[2 * hidden :], heads)
     past = 0
-    if past_key is not None:
+    if past_key is not None and past_value is not None:
         past = past_key.shape[2]
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
     y, p = _attend(a, q, k, v, _padding(mask, q.shape[0], q.shape[2], k.shape[2]), added, past)
@@ -136,10 +137,10 @@ def _rotary(a: Node, x: Any, positions: Tensor, cos: Any, sin: Any) -> Any:
     return y.transpose(1, 2) if x.ndim == 4 else y.reshape(x.shape)
 
 
-def _grouped(
-    a: Node, q: Any, k: Any, v: Any, past_key: Any, past_value: Any, lengths: Tensor, total: Tensor, cos: Any = None, sin: Any = None, positions: Any = None, added: Any = None, sink: Any = None
-) -> tuple[Any, Any, Any]:
+def _grouped(a: Node, q: Any, k: Any, v: Any, past_key: Any, past_value: Any, lengths: Tensor, total: Tensor, *more: Any) -> tuple[Any, Any, Any]:
     """Every member of the batch has its own count of cached tokens: seqlens_k + 1 - new ones; the cache buffer may be longer."""
+    rest: list[Any] = [*more, *[None] * 5]
+    cos, sin, positions, added, sink = rest[:5]
     if k is None:
         size = q.shape[2] // (a.num_heads + 2 * a.kv_num_heads)
         q, k, v = q.split([a.num_heads * size, a.kv_num_heads * size, a.kv_num_heads * size], 2)
@@ -152,17 +153,18 @@ def _grouped(
     for b in range(batch):
         ends = int(lengths.reshape(-1)[b]) + 1
         before = 0 if prompt else ends - new
-        here = [t[b : b + 1] for t in (q, k, v)]
-        if a.do_rotary:
-            at = (torch.arange(new) + before if positions is None or prompt else positions[b]).unsqueeze(0)
-            width = 2 * cos.shape[1]
-            here[:2] = [rotate(t.transpose(1, 2), cos[at], sin[at], bool(a.rotary_interleaved), width).transpose(1, 2) for t in here[:2]]
-        if before:
-            here[1:] = [torch.cat([p[b : b + 1, :, :before], t], 2) for p, t in zip((past_key, past_value), here[1:], strict=True)]
+        one, its_keys, its_values = (t[b : b + 1] for t in (q, k, v))
+        if cos is not None and sin is not None and a.do_rotary:
+            at = (positions[b] if positions is not None and not prompt else torch.arange(new) + before).unsqueeze(0)
+            turn = (cos[at], sin[at], bool(a.rotary_interleaved), 2 * cos.shape[1])
+            one, its_keys = (rotate(t.transpose(1, 2), *turn).transpose(1, 2) for t in (one, its_keys))
+        if before and past_key is not None:
+            its_keys = torch.cat([past_key[b : b + 1, :, :before], its_keys], 2)
+            its_values = torch.cat([past_value[b : b + 1, :, :before], its_values], 2)
         extra = None if added is None else added[b if added.shape[0] > 1 else 0][None, ..., : before + new]
-        rows.append(_grouped_one(a, *here, before, extra, sink))
-        keys.append(_filled(here[1], held))
-        values.append(_filled(here[2], held))
+        rows.append(_grouped_one(a, one, its_keys, its_values, before, extra, sink))
+        keys.append(_filled(its_keys, held))
+        values.append(_filled(its_values, held))
     return merge_heads(torch.cat(rows)), torch.cat(keys), torch.cat(values)
 
 
@@ -268,7 +270,7 @@ def attention(g: Draw) -> Rule:
         cache = g.operand(like=[2, batch, heads, past, size])
     else:
         g.skip()
-    added = _maybe(g, 0.3, lambda: g.operand(like=g.pick([[1, 1, queries, total], [batch, heads, queries, total]])))
+    added = _maybe(g, 0.0 if past else 0.3, lambda: g.operand(like=g.pick([[1, 1, queries, total], [batch, heads, queries, total]])))
     outputs: list[Any] = [[batch, queries, hidden], [2, batch, heads, total, size] if past else None]
     return Rule([x, w, bias, mask, cache, added], outputs, {"num_heads": heads, **_common(g)})
 
@@ -287,7 +289,7 @@ def rotary(g: Draw) -> Rule:
 @op("GroupQueryAttention", meaning=_grouped, error=_grouped_error, domain=MICROSOFT, among=[FLOAT, FLOAT16])
 def grouped(g: Draw) -> Rule:
     """The first prompt, or one more token on a cache."""
-    kv, group, size = g.int(1, 3), g.pick([1, 2, 3]), g.pick([8, 16, 32])
+    kv, group, size = g.int(1, 3), g.pick([1, 2, 3]), g.pick([16, 32])
     heads = kv * group
     x = g.operand(like=[None, None, heads * size])
     batch, new = x[0], x[1]

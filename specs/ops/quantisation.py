@@ -11,13 +11,15 @@ from torch import Tensor
 
 from specs import Draw, Rule, op, schema
 from specs.formats import BY_NAME, BY_ONNX, FLOAT, INT32, UINT8, Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, quadrature, settle, undecidable, zeros_like
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, add, quadrature, settle, undecidable, zeros_like
 from specs.program import Node
 from specs.rule import Dim, Operand
 from specs.terms import ceil_div, known
 
 WIDE = [BY_NAME[n] for n in ("float", "float16", "bfloat16", "int32")]
-NARROW = [BY_NAME[n] for n in ("uint8", "int8", "uint16", "int16", "uint4", "int4", "float8e4m3fn", "float8e5m2", "float8e4m3fnuz", "float8e5m2fnuz", "float4e2m1", "uint2", "int2")]
+FLOATS = [BY_NAME[n] for n in ("float", "float16", "bfloat16")]
+NARROW = [BY_NAME[n] for n in ("uint8", "int8", "uint16", "int16", "uint4", "int4", "float8e4m3fn", "float8e5m2", "float8e4m3fnuz",
+                               "float8e5m2fnuz", "float4e2m1", "uint2", "int2")]  # fmt: skip
 
 
 # meanings --------------------------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def _dequantize_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys:
         parts += [e * s.abs() for e in (eb[0], eb[2]) if e is not None]
         if eb[1] is not None:
             parts.append((d.abs() + sum((e for e in (eb[0], eb[2]) if e is not None), zeros_like(x))) * eb[1])
-        result.append(settle(sum(parts[1:], parts[0]) if i == 1 else quadrature(*parts)).expand(y.shape))
+        result.append(settle(add(*parts) if i == 1 else quadrature(*parts)).expand(y.shape))
     return [(result[0], result[1])]
 
 
@@ -274,7 +276,7 @@ def dequantize(g: Draw) -> Rule:
     allowed = schema.formats("DequantizeLinear", "", g.opset, variable)
     x = g.operand(rank=(0, 4), among=[f for f in (*NARROW, INT32) if f in allowed])
     shape, attrs = _scales(g, x)
-    form = FLOAT if g.opset < 19 else g.pick([f for f in (FLOAT, BY_NAME["float16"], BY_NAME["bfloat16"]) if f in schema.formats("DequantizeLinear", "", g.opset, "T2")])
+    form = FLOAT if g.opset < 19 else g.pick(FLOATS)
     scale = _scale(g, shape, form, "tensor(float)" if g.opset < 19 else "T2")
     zero = None
     if x.format is INT32 or g.flag(0.3):

@@ -27,21 +27,29 @@ PARAMETERS: dict[str, tuple[float | None, float | None]] = {
 NAMES = ["Tanh", "Sigmoid", "Relu", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Softsign", "Softplus"]
 
 
+def _leaky(t: Tensor, alpha: float) -> Tensor:
+    return torch.where(t >= 0, t, alpha * t)
+
+
 def _activation(name: str, alpha: float, beta: float) -> Activation:
     """The function, its rounding constants, and how an error passes through it."""
-    falls = alpha < 0  # then these three are no longer monotone, but keep a slope
-    if name == "leakyrelu":
-        return (lambda x: steady(x, lambda t: torch.where(t >= 0, t, alpha * t), max(1.0, -alpha), 1, 0)) if falls else lambda x: monotone(x, lambda t: torch.where(t >= 0, t, alpha * t), 1, 0)
-    if name == "elu":
-        return (lambda x: steady(x, lambda t: F.elu(t, alpha), max(1.0, -alpha), 4, 4 * -alpha)) if falls else lambda x: monotone(x, lambda t: F.elu(t, alpha), 4, 4 * alpha)
     if name == "thresholdedrelu":
-        return lambda x: steady(x, lambda t: torch.where(t >= alpha, t, torch.zeros_like(t)), 1.0, 0, 0, jump=lambda t, e: ((t - alpha).abs() <= e) * abs(alpha))
-    simple: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
-        "tanh": (torch.tanh, 10, 2), "sigmoid": (torch.sigmoid, 6, 4), "relu": (torch.relu, 0, 0), "softsign": (F.softsign, 4, 0), "softplus": (lambda t: t.clamp(min=0) + (-t.abs()).exp().log1p(), 8, 4),
-        "affine": (lambda t: alpha * t + beta, 2, 2 * abs(beta)), "scaledtanh": (lambda t: alpha * torch.tanh(beta * t), 14, 2 * abs(alpha)),
+        return lambda x: steady(x, lambda t: t.masked_fill(t < alpha, 0.0), 1.0, 0, 0, jump=lambda t, e: ((t - alpha).abs() <= e) * abs(alpha))
+    table: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
+        "tanh": (torch.tanh, 10, 2),
+        "sigmoid": (torch.sigmoid, 6, 4),
+        "relu": (torch.relu, 0, 0),
+        "softsign": (F.softsign, 4, 0),
+        "softplus": (lambda t: t.clamp(min=0) + (-t.abs()).exp().log1p(), 8, 4),
+        "affine": (lambda t: alpha * t + beta, 2, 2 * abs(beta)),
+        "leakyrelu": (lambda t: _leaky(t, alpha), 1, 0),
+        "elu": (lambda t: F.elu(t, alpha), 4, 4 * abs(alpha)),
+        "scaledtanh": (lambda t: alpha * torch.tanh(beta * t), 14, 2 * abs(alpha)),
         "hardsigmoid": (lambda t: (alpha * t + beta).clamp(0, 1), 2, 2 * abs(beta) + 2),
-    }  # fmt: skip
-    f, k, m = simple[name]
+    }
+    f, k, m = table[name]
+    if name in ("leakyrelu", "elu") and alpha < 0:  # no longer monotone, but never steeper than this
+        return lambda x: steady(x, f, max(1.0, -alpha), k, m)
     return lambda x: monotone(x, f, k, m)
 
 
@@ -66,7 +74,9 @@ def _clip(a: Node, x: Any) -> Any:
 Step = Callable[..., tuple[Any, ...]]
 
 
-def _over_time(a: Node, defaults: Sequence[str], gates: int, step: Step, x: Any, w: Any, r: Any, b: Any, lengths: Any, starts: Sequence[Any], *extra: Any) -> tuple[Any, ...]:
+def _over_time(
+    a: Node, defaults: Sequence[str], step: Step, x: Any, w: Any, r: Any, b: Any, lengths: Any, starts: Sequence[Any], *extra: Any
+) -> tuple[Any, ...]:
     """All directions of a recurrence: `step(a, functions, projected input, states, R, recurrence bias, *extra)` gives the next states."""
     if a.layout:
         x, starts = x.transpose(0, 1), [None if s is None else s.transpose(0, 1) for s in starts]
@@ -152,15 +162,15 @@ def _clip_or_not(a: Node, c: Any) -> Any:
 
 
 def _rnn(a: Node, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h: Any = None) -> tuple[Any, ...]:
-    return _over_time(a, ["Tanh"], 1, _rnn_step, x, w, r, b, lengths, [h])
+    return _over_time(a, ["Tanh"], _rnn_step, x, w, r, b, lengths, [h])
 
 
 def _gru(a: Node, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h: Any = None) -> tuple[Any, ...]:
-    return _over_time(a, ["Sigmoid", "Tanh"], 3, _gru_step, x, w, r, b, lengths, [h])
+    return _over_time(a, ["Sigmoid", "Tanh"], _gru_step, x, w, r, b, lengths, [h])
 
 
 def _lstm(a: Node, x: Any, w: Any, r: Any, b: Any = None, lengths: Any = None, h: Any = None, c: Any = None, p: Any = None) -> tuple[Any, ...]:
-    return _over_time(a, ["Sigmoid", "Tanh", "Tanh"], 4, _lstm_step, x, w, r, b, lengths, [h, c], p)
+    return _over_time(a, ["Sigmoid", "Tanh", "Tanh"], _lstm_step, x, w, r, b, lengths, [h, c], p)
 
 
 # drawing ---------------------------------------------------------------------------------------------------------------
@@ -212,19 +222,19 @@ def _recurrence(g: Draw, gates: int, functions: int, states: int) -> Rule:
     return Rule(inputs, outputs, attrs)
 
 
-@op("RNN", meaning=_rnn, error=traced())
+@op("RNN", meaning=_rnn, error=traced(coherent=True))
 def rnn(g: Draw) -> Rule:
     return _recurrence(g, 1, 1, 1)
 
 
-@op("GRU", meaning=_gru, error=traced())
+@op("GRU", meaning=_gru, error=traced(coherent=True))
 def gru(g: Draw) -> Rule:
     """With linear_before_reset the recurrence bias of the hidden gate moves inside the reset."""
     rule = _recurrence(g, 3, 2, 1)
     return Rule(rule.inputs, rule.outputs, {**rule.attrs, "linear_before_reset": 1}) if g.flag() else rule
 
 
-@op("LSTM", meaning=_lstm, error=traced())
+@op("LSTM", meaning=_lstm, error=traced(coherent=True))
 def lstm(g: Draw) -> Rule:
     rule = _recurrence(g, 4, 3, 2)
     inputs, attrs = list(rule.inputs), dict(rule.attrs)

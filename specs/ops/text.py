@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def _vectorise(a: Node, x: Any) -> Tensor:
     pool = a.pool_strings or a.pool_int64s or []
     known, at = dict[tuple[Any, ...], int](), 0
     starts = [*a.ngram_counts, len(pool)]
-    for n, (begin, end) in enumerate(zip(starts, starts[1:], strict=False), 1):
+    for n, (begin, end) in enumerate(pairwise(starts), 1):
         for i in range(begin, end - n + 1, n):
             known[tuple(pool[i : i + n])] = at
             at += 1
