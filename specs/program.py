@@ -90,7 +90,7 @@ class Program:
                 self.formats[info.name] = form
         constants: dict[str, tuple[Format, torch.Tensor]] = {}
         for t in proto.initializer:
-            form = BY_ONNX[t.data_type]
+            form = _element_type(t)
             self.formats[t.name] = form
             constants[t.name] = (form, to_torch(numpy_helper.to_array(t), form, self.promote))
         nodes = [self._node(n) for n in proto.node]
@@ -239,7 +239,7 @@ def attribute(a: onnx.AttributeProto) -> Any:
     if a.type == onnx.AttributeProto.STRINGS:
         return [v.decode("utf-8", "surrogateescape") for v in value]
     if isinstance(value, onnx.TensorProto):
-        return BY_ONNX[value.data_type], numpy_helper.to_array(value)
+        return _element_type(value), numpy_helper.to_array(value)
     return list(value) if a.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS) else value
 
 
@@ -268,6 +268,12 @@ def _format(t: onnx.TypeProto) -> Format | None:
     if t.HasField("sequence_type"):
         return _format(t.sequence_type.elem_type)
     return BY_ONNX.get(t.tensor_type.elem_type) if t.HasField("tensor_type") else None
+
+
+def _element_type(t: onnx.TensorProto) -> Format:
+    if t.data_type not in BY_ONNX:  # ONNX adds types faster than anyone computes in them
+        raise Unsupported(f"tensor '{t.name}' has ONNX's element type {t.data_type}, which has no meaning here")
+    return BY_ONNX[t.data_type]
 
 
 def _shape(t: onnx.TypeProto) -> list[int | str | None] | None:
