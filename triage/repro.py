@@ -41,7 +41,8 @@ def _head(finding: Finding, form: Form) -> str:
 
 
 def _imports(form: Form, body: str) -> str:
-    names = [name for name in ("base64", "ctypes", "os", "subprocess", "time", "zlib") if f"{name}." in body]
+    whole = body + UNPACK if "unpack(" in body else body
+    names = [name for name in ("base64", "ctypes", "os", "subprocess", "time", "zlib") if f"{name}." in whole]
     plain = "".join(f"import {n}\n" for n in sorted([*names, "sys"]))
     paths = "from pathlib import Path\n" if "Path(" in body else ""
     types = "import ml_dtypes\n" if "ml_dtypes." in body else ""
