@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import INT8, UINT8, Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, finite, settle
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, add, finite, settle
 from specs.ops.quantisation import to_grid
 from specs.program import Node
 from specs.rule import Dim, Operand
@@ -45,9 +45,9 @@ def _sum_radii(x: Ball, y: Ball, x_zero: Ball | None, y_zero: Ball | None) -> Ra
         ex, ey = _radius(x, x_zero, which, True), _radius(y, y_zero, which, False)
         if ex is None and ey is None:
             return EXACT
-        left = ex @ sizes[1] if ex is not None else 0
-        right = (sizes[0] if ex is None else sizes[0] + ex) @ ey if ey is not None else 0
-        radii.append(settle(left + right))
+        left = None if ex is None else ex @ sizes[1]
+        right = None if ey is None else (sizes[0] if ex is None else sizes[0] + ex) @ ey
+        radii.append(settle(add(left, right)))
     return radii[0], radii[1]
 
 

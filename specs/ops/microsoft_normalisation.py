@@ -64,7 +64,7 @@ def _skip_radii(centred: bool) -> Any:
         parts = [b for b in (balls[0], balls[1], *balls[4 if centred else 3 :]) if b is not None]
         gamma, beta = balls[2], balls[3] if centred and len(balls) > 3 else None
         form = node.out_formats[0]
-        total, size = sum(b.value for b in parts), sum(b.value.abs() for b in parts)
+        total, size = add(*(b.value for b in parts)), add(*(b.value.abs() for b in parts))
         # A half may keep the sum in float32 or round it, after each addition.
         own = size * (policy.u(form) * len(parts)) + policy.eta(form)
         worst, spread = add(own, *(b.worst for b in parts)), quadrature(own, *(b.spread for b in parts))

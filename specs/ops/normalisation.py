@@ -330,5 +330,3 @@ def lrn(g: Draw) -> Rule:
         if g.flag():
             attrs[name] = g.pick(values)
     return Rule([x], [x], attrs)
-
-

@@ -213,7 +213,7 @@ def _counted(reach: Callable[[Over, Tensor], Tensor], adds: bool = False, divide
         if bool(over_.any()):
             zero = torch.zeros(y.shape, dtype=torch.float64)
             worst, spread = ((zero if r is None else r).masked_fill(over_, INF) for r in (worst, spread))
-        return [EXACT if worst is None else (settle(worst), settle(spread))]
+        return [EXACT if worst is None or spread is None else (settle(worst), settle(spread))]
 
     return rule
 
