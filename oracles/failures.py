@@ -18,17 +18,41 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
 _TEMPORARY = re.compile(r"(?:/[\w.+-]+)*/(?:assay-|torchinductor_|tmp)[\w.+-]*(?:/[\w.+-]+)*/([\w.+-]+)")
 _THREAD = re.compile(r"(?:\[?\b\d{2}:\d{2}:\d{2}[.\d]*\]?\s*)")
+_LOCATION = re.compile(r"/(?:[\w.+-]+/)+([\w.+-]+\.(?:cc|cpp|cu|h|hpp)):\d+ ")
+_QUALIFIERS = re.compile(r">?(?: const)?(?: \[with [^\]]*\])?\s*")
 LINES, WIDTH = 8, 1200
 
 
 def tidy(text: str) -> str:
-    """The first lines that say something, without colours, addresses, clock times and temporary folders."""
-    text = _THREAD.sub("", _TEMPORARY.sub(r"\1", _ADDRESS.sub("0x?", _ANSI.sub("", text))))
+    """The first lines that say something, without colours, addresses, clock times, temporary folders and C++ signatures."""
+    text = _without_signatures(_THREAD.sub("", _TEMPORARY.sub(r"\1", _ADDRESS.sub("0x?", _ANSI.sub("", text)))))
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     compiler = [line for line in lines if re.search(r"\b(?:fatal )?error: ", line)]
     if compiler and len(lines) > LINES:  # a C++ compiler's output: the command line before it says nothing
         lines = lines[:1] + compiler
     return "\n".join(lines[:LINES])[:WIDTH]
+
+
+def _without_signatures(text: str) -> str:
+    """C++ checks print '/path/file.cc:12 ns::Type ns::Class::Method(args) const [with T = float] what was false': keep the file and what."""
+    out, at = "", 0
+    for found in _LOCATION.finditer(text):
+        if found.start() < at:
+            continue
+        end = found.end()
+        opening = text.find("(", end)
+        if opening < 0 or "::" not in text[end:opening] or "\n" in text[end:opening]:
+            continue
+        depth, i = 0, opening
+        while i < len(text):
+            depth += {"(": 1, ")": -1}.get(text[i], 0)
+            i += 1
+            if depth == 0 and not text.startswith("::", i):  # '(anonymous namespace)::f(...)' goes on
+                break
+        tail = _QUALIFIERS.match(text, i)
+        out += text[at : found.start()] + found[1] + ": "
+        at = tail.end() if tail else i
+    return out + text[at:]
 
 
 def words(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ class Backend:
     warm               imports and first-time costs, paid when a worker starts and never counted against a time limit
     requires           modules that have to be importable; the distribution of the first gives the version
     module             where the worker finds the function again
+    tools              commands of which one has to be on the path (compilers); none needed when empty
     defect             why a plugin could not be loaded
     """
 
@@ -55,6 +57,7 @@ class Backend:
     distribution: str
     install: str
     module: str
+    tools: tuple[str, ...] = ()
     defect: str = ""
 
     def version(self) -> str | None:
@@ -72,6 +75,8 @@ class Backend:
         if self.defect:
             return f"backend '{self.name}' cannot be loaded: {self.defect}"
         lacking = [m for m in self.requires if not _importable(m)]
+        if not lacking and self.tools and not any(shutil.which(t) for t in self.tools):
+            return f"backend '{self.name}' needs {' or '.join(self.tools)} on the path; install with: {self.install}"
         if not lacking:
             return ""
         return f"backend '{self.name}' needs {' and '.join(lacking)}, which cannot be imported here; install with: {self.install}"
@@ -98,6 +103,7 @@ def backend(
     unsupported: Refusals = (),
     warm: Callable[[], None] = lambda: None,
     requires: Sequence[str] = (),
+    tools: Sequence[str] = (),
     distribution: str = "",
     install: str = "",
 ) -> Callable[[Compile], Compile]:
@@ -114,10 +120,12 @@ def backend(
         known = _registry.get(name)
         if known is not None and known.module != compile.__module__:
             raise ValueError(f"backend '{name}' is already registered by {known.module}")
+        distribution_of = distribution or next(iter(requires), "")
+        advice = install or f"pip install {distribution_of or name}"
+        table, needs = tuple(unsupported), tuple(requires)
         _registry[name] = Backend(
-            name, compile, tuple(settings), chosen, reference_setting, tuple(unsupported), warm, tuple(requires), distribution or next(iter(requires), ""),
-            install or f"pip install {distribution or next(iter(requires), name)}", compile.__module__,
-        )  # fmt: skip
+            name, compile, tuple(settings), chosen, reference_setting, table, warm, needs, distribution_of, advice, compile.__module__, tuple(tools)
+        )
         return compile
 
     return decorate
@@ -180,7 +188,9 @@ def _load(entry: importlib.metadata.EntryPoint) -> None:
     try:
         entry.load()
     except Exception as e:
-        _registry[entry.name] = Backend(entry.name, _nothing, ("default",), ("default",), None, (), lambda: None, (), "", "", GROUP, f"{type(e).__name__}: {e}")
+        _registry[entry.name] = Backend(
+            entry.name, _nothing, ("default",), ("default",), None, (), lambda: None, (), "", "", GROUP, defect=f"{type(e).__name__}: {e}"
+        )
 
 
 def _nothing(model: bytes, setting: str) -> Compiled:

@@ -58,7 +58,8 @@ def warm() -> None:
     warm=warm,
     requires=["torch"],
     unsupported=UNSUPPORTED,
-    install="pip install torch, and g++",
+    tools=["g++", "clang++"],
+    install="pip install torch, and the system's g++",
 )
 def inductor(model: bytes, setting: str) -> Compiled:
     """Compiles at the sight of inputs, because torch.compile needs them; `off` stops after capture and functionalisation."""
