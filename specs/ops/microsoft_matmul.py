@@ -15,7 +15,7 @@ from specs.formats import BFLOAT16, DOUBLE, FLOAT, FLOAT16, INT32, UINT8
 from specs.numerics import Ball, Policy, Radii, finite, settle, undecidable
 from specs.program import Node
 from specs.rule import Dim, Operand
-from specs.terms import broadcast, known
+from specs.terms import broadcast
 
 declare("FusedMatMul", "A:T B:T", "Y:T", {"alpha": 1.0, "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0}, T=[FLOAT, FLOAT16, DOUBLE, BFLOAT16])
 declare("MatMulNBits", "A:T1 B:T2 scales:T1 zero_points:T3? g_idx:T4? bias:T1?", "Y:T1",
@@ -150,7 +150,6 @@ def matmul_few_bits(g: Draw) -> Rule:
     """Weights in blocks along K, the last one not always full; zero points packed like the weights, or left out."""
     bits, block, k, n = g.pick([4, 4, 8]), g.pick([16, 32, 64]), g.pick([32, 16, 64, 48, 40, 96]), g.int(1, 16)
     x = g.operand(like=[*[None] * g.int(1, 2), k])
-    g.require(known(k))
     blocks = -(-k // block)
     operands: list[Operand | None] = [x, g.given([n, blocks, block * bits // 8], 0, 255, role="parameter")]
     operands.append(g.given([n, blocks], 0.01, 0.2, role="parameter"))
