@@ -11,7 +11,8 @@ from specs.rule import Unsupported
 
 #: Messages of allocators that were refused memory, in Python, C++ and the compilers.
 OUT_OF_MEMORY = re.compile(
-    r"std::bad_alloc|DefaultCPUAllocator|not enough memory|Failed to allocate memory|out of memory|Unable to allocate|Cannot allocate memory|bad allocation",
+    r"std::bad_alloc|bad allocation|MemoryError|DefaultCPUAllocator|not enough memory|out of memory"
+    r"|Failed to allocate memory|Unable to allocate|Cannot allocate memory",
     re.IGNORECASE,
 )
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -19,6 +20,7 @@ _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
 _TEMPORARY = re.compile(r"(?:/[\w.+-]+)*/(?:assay-|torchinductor_|tmp)[\w.+-]*(?:/[\w.+-]+)*/([\w.+-]+)")
 _THREAD = re.compile(r"(?:\[?\b\d{2}:\d{2}:\d{2}[.\d]*\]?\s*)")
 _LOCATION = re.compile(r"/(?:[\w.+-]+/)+([\w.+-]+\.(?:cc|cpp|cu|h|hpp)):\d+ ")
+_TVM_OPERATOR = re.compile(r'ir\.Op\(span=None, ty=ir\.Type\(span=None\), name="([\w.]+)".*?support_level=\d+\)', re.DOTALL)
 _QUALIFIERS = re.compile(r">?(?: const)?(?: \[with [^\]]*\])?\s*")
 LINES, WIDTH = 8, 1200
 
@@ -26,6 +28,7 @@ LINES, WIDTH = 8, 1200
 def tidy(text: str) -> str:
     """The first lines that say something, without colours, addresses, clock times, temporary folders and C++ signatures."""
     text = _without_signatures(_THREAD.sub("", _TEMPORARY.sub(r"\1", _ADDRESS.sub("0x?", _ANSI.sub("", text)))))
+    text = _TVM_OPERATOR.sub(r"\1", text)
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     compiler = [line for line in lines if re.search(r"\b(?:fatal )?error: ", line)]
     if compiler and len(lines) > LINES:  # a C++ compiler's output: the command line before it says nothing

@@ -101,9 +101,9 @@ def answer(
         tell(stage)
         first = {name: _kept(v) for name, v in compiled(before).items()}
         seconds = time.perf_counter() - begun
-        second = compiled(before) if again else first
-        differs = not all(same(first[name], second[name]) for name in first)
-        outcome = Outcome(backend.name, setting, "ok", first, {n: _kept(v) for n, v in second.items()} if differs else None, stage, "", seconds)
+        second = {name: _kept(v) for name, v in compiled(before).items()} if again else first
+        differs = first.keys() != second.keys() or not all(same(first[name], second[name]) for name in first)
+        outcome = Outcome(backend.name, setting, "ok", first, second if differs else None, stage, "", seconds)
     except Exception as e:  # a backend's own failure is what we are here to capture
         status, message = classify(e, backend.unsupported)
         return Outcome(backend.name, setting, status, None, None, stage, message, time.perf_counter() - begun)
@@ -132,8 +132,12 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _kept(value: Any) -> Any:
-    """A copy: a backend may hand out the same buffer at the next call."""
-    return value.copy() if isinstance(value, np.ndarray) else [_kept(v) for v in value] if isinstance(value, list) else value
+    """A copy: a backend may hand out the same buffer at the next call. Raises TypeError for what is not numpy."""
+    if isinstance(value, (list, tuple)):
+        return [_kept(v) for v in value]
+    if value is None or isinstance(value, (np.ndarray, np.generic, bool, int, float)):
+        return None if value is None else np.array(value)
+    raise TypeError(f"an output is a {type(value).__module__}.{type(value).__name__}; a backend has to answer numpy arrays")
 
 
 def _find(name: str, module: str) -> plugin.Backend:

@@ -50,9 +50,11 @@ def small_answer() -> list[list[float]]:
 
 # the registry --------------------------------------------------------------------------------------------------------
 def test_listing_the_backends_imports_no_compiler() -> None:
-    code = "import sys; from oracles import plugin; print(sorted(plugin.backends()), [m for m in ('torch', 'tvm', 'onnxruntime') if m in sys.modules])"
+    code = "import sys; from oracles import plugin; print(*plugin.backends()); print([m for m in ('torch', 'tvm', 'onnxruntime') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['inductor', 'liar', 'null', 'onnxruntime', 'reference', 'torch', 'tvm'] []"
+    names, imported = done.stdout.splitlines()
+    assert {"inductor", "liar", "null", "onnxruntime", "reference", "torch", "tvm"} <= set(names.split())
+    assert imported == "[]"
 
 
 def test_every_backend_says_what_it_is() -> None:

@@ -17,11 +17,11 @@ import psutil
 import pytest
 from onnx import helper
 
-from oracles import pool
+from oracles import plugin, pool
 from oracles.plugin import Target
 from oracles.pool import Worker, wait
 from oracles.records import Case, Outcome
-from oracles.worker import same
+from oracles.worker import answer, same
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -211,3 +211,32 @@ def test_same_is_bitwise_but_forgives_nan_payloads() -> None:
     assert same([np.array([1, 2])], [np.array([1, 2])]) and not same([np.array([1, 2])], [])
     low = np.array([1, np.nan], ml_dtypes.float8_e4m3fn)
     assert same(low, low.copy())
+
+
+def test_what_a_plugin_may_answer() -> None:
+    """A careless plugin gets a sentence; one that reuses a buffer, or writes into its input, is found out."""
+    buffer = np.zeros(3, np.float32)
+    ticks = iter(range(10))
+
+    def outcome(answer_of: object) -> Outcome:
+        plugin.backend("careless")(lambda model, setting: answer_of)  # type: ignore[arg-type, return-value]
+        try:
+            return answer(plugin.find("careless"), b"", {"x": np.ones(3, np.float32)}, "default")
+        finally:
+            plugin._registry.pop("careless")
+
+    def reuse(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        buffer[:] = next(ticks)
+        return {"y": buffer}
+
+    def scribble(feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        feeds["x"][0] = 7
+        return {"y": feeds["x"] * 0}
+
+    first = outcome(reuse)
+    assert first.outputs is not None and first.again is not None and (first.outputs["y"][0], first.again["y"][0]) == (0, 1)
+    written = outcome(scribble)
+    assert (written.status, written.message) == ("error", "wrote into its input x")
+    text = outcome(lambda feeds: {"y": "text"})
+    assert text.status == "error" and "has to answer numpy arrays" in text.message
+    assert outcome(lambda feeds: {"y": [1, 2.5], "n": None, "s": np.float32(3)}).status == "ok"
