@@ -29,4 +29,6 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'corpus' has no attribute '{name}'")
 
 
-__all__ = ["CaseFolder", "Journal", "Started", "Store", "StoreError", "fit", "load_arrays", "load_inputs", "load_model", "read_case", "save_arrays", "write_case"]
+__all__ = [
+    "CaseFolder", "Journal", "Started", "Store", "StoreError", "fit", "load_arrays", "load_inputs", "load_model", "read_case", "save_arrays", "write_case",
+]  # fmt: skip

@@ -11,7 +11,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -128,7 +128,7 @@ def _array(data: bytes) -> np.ndarray:
     header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     if version > (2, 0):
         raise ValueError("its header is of a version that only record arrays need")
-    shape, _, dtype = cast("tuple[tuple[int, ...], bool, np.dtype[Any]]", header(stream))
+    shape, _, dtype = header(stream)
     if dtype.hasobject:
         raise ValueError("it holds pickled Python objects, which are never loaded")
     need = dtype.itemsize

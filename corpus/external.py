@@ -14,7 +14,6 @@ import onnx
 from specs.rule import UsageError
 
 
-
 def is_external(tensor: onnx.TensorProto) -> bool:
     return tensor.data_location == onnx.TensorProto.EXTERNAL
 

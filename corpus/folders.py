@@ -78,7 +78,9 @@ def stored_case(folder: Path) -> Case:
     return Case(model, load_arrays(folder / "inputs.npz", forms), _origin(folder / "case.json") or {})
 
 
-def write_case(folder: Path, case: Case, *, expected: Mapping[str, np.ndarray] | None = None, outputs: Mapping[str, np.ndarray] | None = None, **about: Any) -> Path:
+def write_case(
+    folder: Path, case: Case, *, expected: Mapping[str, np.ndarray] | None = None, outputs: Mapping[str, np.ndarray] | None = None, **about: Any
+) -> Path:
     """Write a case folder; `about` goes into case.json beside id and origin. Raises OSError when the disk refuses."""
     folder.mkdir(parents=True, exist_ok=True)
     put(folder / "model.onnx", case.model)
@@ -105,9 +107,9 @@ def put_json(path: Path, value: Any) -> None:
 def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as f:
+        with temporary.open("wb") as f:
             write(f)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import onnx.inliner
+import onnx.shape_inference
 
 from corpus import walk
 from corpus.arrays import size
@@ -13,8 +15,8 @@ from specs.formats import BY_ONNX, Format
 from specs.rule import UsageError
 
 #: Where the contents of a tensor are when not in raw_data (onnx.proto, TensorProto).
-_FIELD = {"float": "float_data", "complex64": "float_data", "double": "double_data", "complex128": "double_data", "int64": "int64_data", "uint64": "uint64_data",
-          "uint32": "uint64_data", "string": "string_data"}  # fmt: skip
+_FIELD = {"float": "float_data", "complex64": "float_data", "double": "double_data", "complex128": "double_data", "int64": "int64_data",
+          "uint64": "uint64_data", "uint32": "uint64_data", "string": "string_data"}  # fmt: skip
 PROTOBUF = 2**31 - 1
 
 

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class Lock:
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
+def storing(path: Path) -> Generator[None]:
     """Turn what the disk or SQLite refuses into a StoreError that names the path and says what to do."""
     try:
         yield

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 import onnx.checker
-import onnx.inliner
 import onnx.shape_inference
 from google.protobuf.message import DecodeError
 
@@ -120,7 +119,8 @@ def _versions(path: Path, model: onnx.ModelProto) -> None:
         for o in imports:
             domain = _domain(o.domain)
             if domain in _newest() and o.version > _newest()[domain]:
-                raise UsageError(f"{path}: declares opset {o.version} of {domain or 'ai.onnx'}; the installed onnx {onnx.__version__} knows up to {_newest()[domain]}")
+                known = f"the installed onnx {onnx.__version__} knows up to {_newest()[domain]}"
+                raise UsageError(f"{path}: declares opset {o.version} of {domain or 'ai.onnx'}; {known}")
             if o.version < 1:
                 raise UsageError(f"{path}: declares the impossible opset {o.version} of {domain or 'ai.onnx'}")
 

@@ -42,7 +42,9 @@ class Store:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path | str, fresh: bool = False, *, argv: Sequence[str] | None = None, versions: Mapping[str, str] | None = None, seed: int | None = None) -> Store:
+    def open(
+        cls, path: Path | str, fresh: bool = False, *, argv: Sequence[str] | None = None, versions: Mapping[str, str] | None = None, seed: int | None = None
+    ) -> Store:
         """Open a new folder or resume. Raises StoreError when it belongs to something else, to a live run, or cannot be written.
 
         seed  what the user asked for; None takes that of the run, or 0. A run cannot go on with another seed.
@@ -60,7 +62,8 @@ class Store:
                 if ours is not None and seed is not None and ours.get("seed") != seed:
                     raise StoreError(f"{path}: holds a run with seed {ours.get('seed')}; give that seed, another folder, or --fresh to start over")
                 now = {"at": time.time(), "argv": list(argv if argv is not None else sys.argv), "versions": dict(versions or {})}
-                run = ours or {"tool": TOOL, "seed": seed or 0, **now, "python": platform.python_version(), "platform": platform.platform(), "cpu": cpu(), "resumed": []}
+                machine = {"python": platform.python_version(), "platform": platform.platform(), "cpu": cpu()}
+                run = ours or {"tool": TOOL, "seed": seed or 0, **now, **machine, "resumed": []}
                 if ours is not None:
                     run["resumed"].append(now)
                 put_json(path / "run.json", run)
@@ -99,11 +102,19 @@ class Store:
         with storing(self.path):
             self._journals[slot].at(backend, setting)
 
-    def record(self, case: Case, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], times: Mapping[str, float] | None = None, features: Iterable[str] = (), slot: int = 0) -> None:
+    def record(
+        self,
+        case: Case,
+        outcomes: Sequence[Outcome],
+        verdicts: Sequence[Verdict],
+        times: Mapping[str, float] | None = None,
+        features: Iterable[str] = (),
+        slot: int = 0,
+    ) -> None:
         """Count one finished case; the worst verdict of each backend and setting counts."""
-        spent = Counter(dict(times or {}))
+        spent = dict(times or {})
         for o in outcomes:
-            spent[o.backend] += o.seconds
+            spent[o.backend] = spent.get(o.backend, 0.0) + o.seconds
         worst = dict[tuple[str, str], Verdict]()
         for v in verdicts:
             key = (v.backend, v.setting)
@@ -111,7 +122,8 @@ class Store:
                 worst[key] = v
         number = case.origin["index"] if isinstance(case.origin.get("index"), int) else None
         tested = Counter(sorted({o.backend for o in outcomes}))
-        self.tally(cases=1, seconds=spent, verdicts=Counter((*k, v.verdict) for k, v in worst.items()), tested=tested, features=Counter(features), number=number)
+        counted = Counter((*k, v.verdict) for k, v in worst.items())
+        self.tally(cases=1, seconds=spent, verdicts=counted, tested=tested, features=Counter(features), number=number)
         if slot in self._journals:
             with storing(self.path):
                 self._journals[slot].end()
@@ -151,7 +163,7 @@ class Store:
         with storing(self.path / "fuzz.db"):
             new = self._db.found(found)
         if new:
-            self.event("finding", key=found.key, verdict=found.verdict, backend=found.backend, setting=found.setting, title=found.title, status=found.status, known=found.known)
+            self.event("finding", **{k: getattr(found, k) for k in ("key", "verdict", "backend", "setting", "title", "status", "known")})
         return new
 
     def again(self, key: str, count: int = 1, case: Case | None = None) -> bool:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from triage.known import Known, match
     from triage.write import read_finding, write_finding
 
-_HOME = {"Cause": "cause", "cause_key": "cause", "Finding": "finding", "Known": "known", "match": "known", 
+_HOME = {"Cause": "cause", "cause_key": "cause", "Finding": "finding", "Known": "known", "match": "known",
          "read_finding": "write", "write_finding": "write"}  # fmt: skip
 
 

@@ -22,10 +22,13 @@ from triage.message import normalise
 
 SMALL = 3  # nodes: the operators of a model this small are the blame when nothing names one
 #: Operators that are also words of error messages: a message has to quote them, or say "node" or "operator".
-WORDS = {"If", "And", "Or", "Not", "Where", "Shape", "Size", "Range", "Loop", "Max", "Min", "Sum", "Mean", "Sign", "Constant", "Identity", "Cast", "Mod", "Equal", "Less",
-         "Greater", "Split", "Scan", "Pad", "Add", "Gather", "Optional", "Expand", "Unique", "Compress", "Exp", "Log", "Round", "Abs", "Neg"}  # fmt: skip
+WORDS = frozenset({
+    "Abs", "Add", "And", "Cast", "Compress", "Constant", "Equal", "Exp", "Expand", "Gather", "Greater", "Identity", "If", "Less", "Log", "Loop", "Max",
+    "Mean", "Min", "Mod", "Neg", "Not", "Optional", "Or", "Pad", "Range", "Round", "Scan", "Shape", "Sign", "Size", "Split", "Sum", "Unique", "Where",
+})  # fmt: skip
 _SAYS = re.compile(
-    r"running (\w+) node|[Oo]perator:? '?\(?(\w+)\)?|\bOp \((\w+)\)|OpType:\s*(\w+)|op_type:\s*(\w+)|implementation for (\w+)\(|converting operator (\w+)|\b([A-Z]\w+) node\b"
+    r"running (\w+) node|[Oo]perator:? '?\(?(\w+)\)?|\bOp \((\w+)\)|OpType:\s*(\w+)|op_type:\s*(\w+)"
+    r"|implementation for (\w+)\(|converting operator (\w+)|\b([A-Z]\w+) node\b"
 )
 _RELAX = re.compile(r"\brelax\.(?:nn\.|image\.|op\.)?(\w+)")
 
@@ -82,7 +85,7 @@ class Model:
 
     def __init__(self, data: bytes) -> None:
         self.proto = onnx.load_from_string(data)
-        self.nodes = [n for n in walk.all_nodes(self.proto.graph.node)] + [n for f in self.proto.functions for n in walk.all_nodes(f.node)]
+        self.nodes = [*walk.all_nodes(self.proto.graph.node), *(n for f in self.proto.functions for n in walk.all_nodes(f.node))]
         self.maker = {o: n for n in self.nodes for o in n.output if o}
         self.named = {n.name: n for n in self.nodes if n.name}
         initializers = [t.name for g in walk.graphs(self.proto.graph) for t in g.initializer]

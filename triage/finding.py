@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ class Finding:
 
     @property
     def status(self) -> str:
-        """"known" when a public issue matches, "flaky" when a repetition did not show it, else "new"."""
+        """ "known" when a public issue matches, "flaky" when a repetition did not show it, else "new"."""
         return "known" if self.known else "flaky" if self.reproduced < self.repeats else "new"
 
     @cached_property
@@ -94,17 +94,19 @@ class Finding:
         why = cause(c.case, c.verdict, c.outcomes, c.verdicts)
         expected, bounds = arrays(c.expected)
         now = time.time()
-        made = cls(why, c.case, c.verdict, c.outcomes, c.verdicts, expected, bounds, c.reproduced, c.repeats, 1, now, now, None, original, "", about, key)
-        return replace(made, known=match(made.cause, c.case.model, c.verdict.message, about.get(c.verdict.backend, "")))
+        known = match(why, c.case.model, c.verdict.message, about.get(c.verdict.backend, ""))
+        return cls(
+            why, c.case, c.verdict, c.outcomes, c.verdicts, expected, bounds, c.reproduced, c.repeats, 1, now, now, known, original, "", about, key
+        )  # fmt: skip
 
     def found(self, folder: str = "") -> Found:
         """The row of the store."""
         from triage.report import title
 
-        return Found(
-            self.key, self.verdict.verdict, self.verdict.backend, self.verdict.setting, title(self), folder, self.status, self.known.reference if self.known else "",
-            self.reproduced, self.repeats, self.case.id, self.case.origin.get("index", -1), self.count, self.first_seen, self.last_seen,
-        )  # fmt: skip
+        v, known = self.verdict, self.known.reference if self.known else ""
+        seen = (self.count, self.first_seen, self.last_seen)
+        case = (self.case.id, self.case.origin.get("index", -1))
+        return Found(self.key, v.verdict, v.backend, v.setting, title(self), folder, self.status, known, self.reproduced, self.repeats, *case, *seen)
 
 
 def arrays(expected: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from specs.rule import UsageError
 from triage.cause import Cause, Model
@@ -98,7 +99,8 @@ def load(folder: Path) -> list[Known]:
             raise UsageError(f"{path}: {e}") from None
         for name, fields in issues.items():
             try:
-                entry = Known(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+                values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+                entry = Known(name, **values)
                 re.compile(entry.message)
                 in_range("0", entry.versions or ">=0")
             except (TypeError, re.error, UsageError) as e:

@@ -19,9 +19,9 @@ INLINE = 30_000  # characters of data in a script; more stays in the file beside
 
 def dtype_text(dtype: np.dtype[Any]) -> str:
     """An expression for a numpy type, those of ml_dtypes included."""
-    if dtype == object:
+    if dtype.kind == "O":
         return "object"
-    return f"np.{'bool_' if dtype == bool else dtype.name}" if dtype.type.__module__ == "numpy" else f"ml_dtypes.{dtype.name}"
+    return f"np.{'bool_' if dtype.kind == 'b' else dtype.name}" if dtype.type.__module__ == "numpy" else f"ml_dtypes.{dtype.name}"
 
 
 def array_text(array: np.ndarray) -> str:
@@ -42,10 +42,10 @@ def array_text(array: np.ndarray) -> str:
     return f'unpack("{base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()}", {array.shape}, {kind})'
 
 
-UNPACK = '''\
+UNPACK = """\
 def unpack(text, shape, dtype):
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype).reshape(shape)
-'''
+"""
 
 
 def scope() -> dict[str, Any]:
@@ -66,9 +66,9 @@ def _nested(array: np.ndarray) -> str:
 
 def _number(value: Any) -> str:
     """The shortest digits that give the value back in its own type; hex floats would not survive np.array."""
-    if isinstance(value, (bool, np.bool_)):
+    if np.dtype(type(value)).kind == "b":
         return str(bool(value))
-    if isinstance(value, np.complexfloating):
+    if np.iscomplexobj(value):
         return repr(complex(value))
     if np.dtype(type(value)).kind in "iu" or "int" in type(value).__name__:
         return str(int(value))
@@ -128,7 +128,7 @@ def _bare_node(node: onnx.NodeProto) -> None:
         a.ClearField("doc_string")
         if a.type == onnx.AttributeProto.TENSOR:
             a.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(a.t)))
-        for g in ([a.g] if a.type == onnx.AttributeProto.GRAPH else list(a.graphs)):
+        for g in [a.g] if a.type == onnx.AttributeProto.GRAPH else list(a.graphs):
             _bare(g)
 
 

@@ -8,22 +8,22 @@ from collections.abc import Iterable
 LENGTH = 300
 
 _NOISE = re.compile(r"^\s*(File \"|Traceback |\^+\s*$|\d+: |at [\w.]+\(|#\d+ |~+\^|\[bt\]|Stack trace:|note: )")
-_SOURCE = re.compile(r"(?:[A-Za-z]:)?[\w.@+-]*(?:[\\/]+[\w.@+<>-]+)*[\\/]+([\w.+-]+\.(?:cc|cpp|c|cu|h|hpp|cuh|py|pyx|rs|inc))\b(?:[:(]\d+\)?)*")
+SOURCE = re.compile(r"(?:[A-Za-z]:)?[\w.@+-]*(?:[\\/]+[\w.@+<>-]+)*[\\/]+([\w.+-]+\.(?:cc|cpp|c|cu|h|hpp|cuh|py|pyx|rs|inc))\b(?:[:(]\d+\)?)*")
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/]+[\w.@+-]+){2,}[\\/]*")
 _LINE = re.compile(r"(\.(?:cc|cpp|c|cu|h|hpp|cuh|py|inc))\b[:(]\d+\)?(?::\d+)?")
-_SIGNATURE = re.compile(r"\((?:[^()]*(?:::|&)[^()]*)\)(?:\s*const\b)?")
+SIGNATURE = re.compile(r"\((?:[^()]*(?:::|&)[^()]*)\)(?:\s*const\b)?")
 _ADDRESS = re.compile(r"\b0[xX][0-9a-fA-F?]+\b|\b(?=[0-9a-f]*\d)(?=\d*[a-f])[0-9a-f]{12,}\b")
 _HASH = re.compile(r"\b(?=\w*\d)(?=\w*[a-z])[a-z0-9]{20,}\b")
 _VERSION = re.compile(r"(?<=\w)\(\d+\)")
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\binf\b|\bnan\b"
 _DIM = rf"(?:{_NUMBER}|\?|None|<name>|[NMKx*])"
 _SHAPE = re.compile(rf"[\[({{]\s*(?:{_DIM}(?:\s*[,x ]\s*{_DIM})*)?\s*,?\s*[\])}}]")
-_NUMBERS = re.compile(r"(?<![\w.])(?:%s)(?![\w])" % _NUMBER)
+_NUMBERS = re.compile(rf"(?<![\w.])(?:{_NUMBER})(?![\w])")
 _NAMED = re.compile(r"(?<!\w)(?:[A-Za-z_][\w.]*)?(?:/[\w.:]+)+(?!\w)|\b[A-Za-z]\w*?_\d\w*\b|\b[a-z]\d+\b")
 _DIGITS = re.compile(r"\b[A-Za-z_]\w*\d\w*\b")
 _TYPE = re.compile(r"^(?:u?int|float|bfloat|complex|fp|bf|f|i|u)\d+(?:e\d+m\d+\w*)?$|^\w+\dd$|^[A-Z][A-Za-z]+\d[A-Z]\w*$|^(?:avx|sse)\w*$")
 _PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : ([A-Z_]+) :")
-_CPP = re.compile(r"\b(?:virtual|static|inline|class|struct) |\b(?:onnxruntime|std|tvm|common|at|torch|c10)::(?=\w)")
+CPP = re.compile(r"\b(?:virtual|static|inline|class|struct) |\b(?:onnxruntime|std|tvm|common|at|torch|c10)::(?=\w)")
 _SPACE = re.compile(r"\s+")
 
 
@@ -33,10 +33,10 @@ def normalise(message: str, names: Iterable[str] = ()) -> str:
     text = " ".join(line.strip() for line in lines[:4])
     text = _PREFIX.sub(r"\1:", text)
     text = without(text, names)
-    text = _SOURCE.sub(r"\1", text)
+    text = SOURCE.sub(r"\1", text)
     text = _LINE.sub(r"\1", text)
-    text = _CPP.sub("", text)
-    text = _SIGNATURE.sub("", text)
+    text = CPP.sub("", text)
+    text = SIGNATURE.sub("", text)
     text = _ADDRESS.sub("0x", text)
     text = _HASH.sub("<hash>", text)
     text = _VERSION.sub("(#)", text)

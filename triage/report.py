@@ -14,6 +14,18 @@ NAMES = {"onnxruntime": "ONNX Runtime", "tvm": "TVM", "inductor": "PyTorch induc
 SETTING = {"onnxruntime": "optimisation level", "tvm": "pass pipeline", "inductor": "configuration"}
 AREA = {"onnxruntime": "optimizer", "tvm": "relax", "inductor": "inductor"}
 _SAID = {"ok": "right", "noise": "right", "unsupported": "not implemented", "refused": "rejected", "broken": "fails", "nonfinite": "NaN or infinity"}
+EFFECT = {
+    "wrong": "wrong result",
+    "imprecise": "imprecise result",
+    "nonfinite": "NaN or infinity",
+    "mistyped": "wrong type or shape",
+    "unstable": "result differs from run to run",
+    "broken": "valid model fails",
+    "refused": "valid model is rejected",
+    "crash": "process crashes",
+    "hang": "does not end",
+    "oom": "runs out of memory",
+}
 ROWS = 12
 
 
@@ -39,11 +51,7 @@ def subject(finding: Finding) -> str:
 def effect(finding: Finding) -> str:
     v = finding.verdict
     where = f" at {SETTING.get(v.backend, 'setting')} {v.setting}" if len(finding.failing) < len(finding.settings) else ""
-    words = {
-        "wrong": "wrong result", "imprecise": "imprecise result", "nonfinite": "NaN or infinity", "mistyped": "wrong type or shape", "unstable": "result differs from run to run",
-        "broken": "valid model fails", "refused": "valid model is rejected", "crash": "process crashes", "hang": "does not end", "oom": "runs out of memory",
-    }  # fmt: skip
-    return words.get(v.verdict, v.verdict) + where
+    return EFFECT.get(v.verdict, v.verdict) + where
 
 
 def claim(finding: Finding, plain: bool = False) -> str:
@@ -54,7 +62,8 @@ def claim(finding: Finding, plain: bool = False) -> str:
     who = f"{backend} {version}".strip()
     at = f", {SETTING.get(v.backend, 'setting')} {tick}{v.setting}{tick},"
     fine = [s for s in finding.settings if s not in finding.failing]
-    beside = f" ({', '.join(tick + s + tick for s in fine)}: {'right' if v.verdict not in ('broken', 'refused', 'crash', 'hang', 'oom') else 'runs'})" if fine else ""
+    runs = "runs" if v.verdict in ("broken", "refused", "crash", "hang", "oom") else "right"
+    beside = f" ({', '.join(tick + s + tick for s in fine)}: {runs})" if fine else ""
     element = f"{tick}{v.output}{list(v.element)}{tick}" if v.element is not None else f"{tick}{v.output}{tick}"
     if v.verdict == "unstable":
         return f"{who}{at} gives {_n(v.got)} and then {_n(v.expected)} for {element} in two runs of the same compiled model on the same inputs{beside}."
@@ -74,10 +83,10 @@ def claim(finding: Finding, plain: bool = False) -> str:
 
 def first_line(message: str) -> str:
     """The part of a message that says something, short enough for a sentence."""
-    from triage.message import _CPP, _SIGNATURE, _SOURCE
+    from triage.message import CPP, SIGNATURE, SOURCE
 
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    text = _SIGNATURE.sub("", _CPP.sub("", _SOURCE.sub(r"\1", lines[0]))) if lines else ""
+    text = SIGNATURE.sub("", CPP.sub("", SOURCE.sub(r"\1", lines[0]))) if lines else ""
     text = _PREFIX.sub("", text)
     return (text if len(text) <= 260 else text[:250] + " ...").replace("`", "'")
 
@@ -147,7 +156,7 @@ def readme(finding: Finding) -> str:
 ```
 
 **Reproduce:** `python repro.py` (status 1 while the defect is there), or `fuzz replay {finding.name}`.
-Reproduced {finding.reproduced} of {finding.repeats} times in fresh processes{f'; met {finding.count} times' if finding.count > 1 else ''}.
+Reproduced {finding.reproduced} of {finding.repeats} times in fresh processes{f"; met {finding.count} times" if finding.count > 1 else ""}.
 
 <details><summary>Environment</summary>
 

@@ -37,7 +37,8 @@ def _head(finding: Finding, form: Form) -> str:
     version = finding.environment.get(finding.verdict.backend, "")
     lines = textwrap.wrap(claim(finding, plain=True).replace("\\", "/").replace('"""', "'''"), 120)
     about = f"Found with {finding.verdict.backend} {version}." if version else ""
-    return '"""' + "\n".join(lines) + f"\n\nExit status: 1 while this is so, 0 when it is gone, 77 when the backend is not installed.\nNeeds {form.needs}. {about}".rstrip() + '\n"""\n'
+    status = "Exit status: 1 while this is so, 0 when it is gone, 77 when the backend is not installed."
+    return '"""' + "\n".join([*lines, "", status, f"Needs {form.needs}. {about}".rstrip(), '"""', ""])
 
 
 def _imports(form: Form, body: str) -> str:
@@ -107,7 +108,8 @@ for setting in {settings}:
         got = outputs[name][at].item()
         error = abs(got - value) if got != value else 0.0
         bad = not error <= bound  # also when it is NaN
-        print(f"{{setting:10}} {{name}}{{list(at)}} = {{got!r}}, float64: {{value!r}}, error {{error:.3g}}, allowed {{bound:.3g}}: {{'WRONG' if bad else 'right'}}")
+        said = f"{{setting:10}} {{name}}{{list(at)}} = {{got!r}}, float64: {{value!r}}"
+        print(f"{{said}}, error {{error:.3g}}, allowed {{bound:.3g}}: {{'WRONG' if bad else 'right'}}")
         if bad and setting in {failing}:
             wrong.append(f"{{setting}}: {{name}}{{list(at)}} is {{got!r}} instead of {{value!r}}")
 assert not wrong, wrong
@@ -158,7 +160,7 @@ def _types(finding: Finding) -> str:
     return f"""\
 # The type and the shape that the ONNX specification gives these outputs.
 EXPECTED = {{
-{''.join(rows)}}}
+{"".join(rows)}}}
 
 wrong = []
 for setting in {settings}:

@@ -106,11 +106,18 @@ def read_finding(folder: Path) -> Finding:
         original = stored_case(folder / "original") if (folder / "original" / "model.onnx").exists() else None
         both = _expected(folder, case.model)
         return Finding(
-            _record(Cause, about["cause"]), case, _verdict(about["verdict"]), tuple(_record(Outcome, o) for o in about["outcomes"]), tuple(_verdict(v) for v in about["verdicts"]),
-            {n: a for n, a in both.items() if not n.startswith("bound:")}, {n[6:]: a for n, a in both.items() if n.startswith("bound:")}, about["reproduced"], about["repeats"],
-            about["count"], about["first_seen"], about["last_seen"], _record(Known, about["known"]) if about["known"] else None,
-            original if original is not None and original.id != case.id else None, about["blame"], about["environment"], about["key"],
-        )  # fmt: skip
+            cause=_record(Cause, about["cause"]),
+            case=case,
+            verdict=_verdict(about["verdict"]),
+            outcomes=tuple(_record(Outcome, o) for o in about["outcomes"]),
+            verdicts=tuple(_verdict(v) for v in about["verdicts"]),
+            expected={n: a for n, a in both.items() if not n.startswith("bound:")},
+            bounds={n[6:]: a for n, a in both.items() if n.startswith("bound:")},
+            **{k: about[k] for k in ("reproduced", "repeats", "count", "first_seen", "last_seen", "blame", "environment")},
+            known=_record(Known, about["known"]) if about["known"] else None,
+            original=original if original is not None and original.id != case.id else None,
+            given_key=about["key"],
+        )
     except (KeyError, TypeError, AttributeError) as e:
         raise UsageError(f"{folder}/outcome.json: lacks or misspells a field ({e})") from None
 

@@ -209,7 +209,13 @@ def test_recording_is_cheap(tmp_path: Path) -> None:
 
 
 def test_journal_keeps_every_type_and_ignores_a_torn_write(tmp_path: Path) -> None:
-    inputs = {"b": np.ones((2, 3), ml_dtypes.bfloat16), "i": np.array([1, -2], ml_dtypes.int4), "s": np.array([["a", "é\0"]], object), "e": np.zeros((0, 2)), "r": np.array(3, np.int8)}
+    inputs = {
+        "b": np.ones((2, 3), ml_dtypes.bfloat16),
+        "i": np.array([1, -2], ml_dtypes.int4),
+        "s": np.array([["a", "é\0"]], object),
+        "e": np.zeros((0, 2)),
+        "r": np.array(3, np.int8),
+    }
     made = Case(b"bytes", inputs, {"index": 3, "n": np.int64(4)})
     journal = Journal(tmp_path, 4)
     journal.begin(Case(b"longer" * 1000, {}, {}))

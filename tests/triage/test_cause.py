@@ -13,7 +13,8 @@ from triage.message import normalise
 
 FUSE = (
     "Fail: [ONNXRuntimeError] : 1 : FAIL : Exception during initialization: /onnxruntime_src/onnxruntime/core/optimizer/relu_clip_fusion.cc:{line} "
-    "virtual onnxruntime::common::Status onnxruntime::FuseReluClip::Apply(onnxruntime::Graph&, onnxruntime::Node&) const Unexpected data type for Clip 'min' input of {type}\n"
+    "virtual onnxruntime::common::Status "
+    "onnxruntime::FuseReluClip::Apply(onnxruntime::Graph&, onnxruntime::Node&) const Unexpected data type for Clip 'min' input of {type}\n"
 )
 
 
@@ -114,7 +115,8 @@ def test_numbers_shapes_paths_and_addresses_go(a: str, b: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [("expects tensor(int64)", "expects tensor(int32)"), ("conv1d failed", "conv2d failed"), ("graph.cc:1 bad", "session.cc:1 bad"), ("float16", "bfloat16")]
+    ("a", "b"),
+    [("expects tensor(int64)", "expects tensor(int32)"), ("conv1d failed", "conv2d failed"), ("graph.cc:1 bad", "session.cc:1 bad"), ("float16", "bfloat16")],
 )
 def test_what_tells_causes_apart_stays(a: str, b: str) -> None:
     assert normalise(a) != normalise(b)

@@ -130,7 +130,9 @@ def test_a_crash_does_not_take_the_script_along(relu_clip: Finding, tmp_path: Pa
     result = executed(tmp_path / "repro.py")
     assert result.returncode == 1 and "is killed at ['all']" in result.stderr
     hang = Verdict("onnxruntime", "all", "hang")
-    (tmp_path / "repro.py").write_text(repro(Finding(relu_clip.cause, finding.case, hang, (), (hang,)), timeout=4).replace("    options = ort", "    time.sleep(99)\n    options = ort"))
+    (tmp_path / "repro.py").write_text(
+        repro(Finding(relu_clip.cause, finding.case, hang, (), (hang,)), timeout=4).replace("    options = ort", "    time.sleep(99)\n    options = ort")
+    )
     result = executed(tmp_path / "repro.py")
     assert result.returncode == 1 and "gives no answer" in result.stderr
 
@@ -192,7 +194,9 @@ def test_replay_tells_fixed_still_flaky_and_changed(relu_clip: Finding, tmp_path
     folder = write_finding(tmp_path, relu_clip)
     assert replay(folder, repeats=2).status == "STILL"
     right = [Outcome("onnxruntime", s, "ok", {"y": np.array([0, 0, 0.5, 1.0])}) for s in relu_clip.settings]
-    other = [Outcome("onnxruntime", s, "ok" if s == "off" else "error", {"y": np.array([0, 0, 0.5, 1.0])}, message="Fail: another thing") for s in relu_clip.settings]
+    other = [
+        Outcome("onnxruntime", s, "ok" if s == "off" else "error", {"y": np.array([0, 0, 0.5, 1.0])}, message="Fail: another thing") for s in relu_clip.settings
+    ]
     odd = [Outcome("onnxruntime", s, "unsupported", message="NotImplemented") for s in relu_clip.settings]
     assert replay(folder, lambda c, t: right).status == "FIXED"
     assert replay(folder, lambda c, t: other).status == "CHANGED"
@@ -218,7 +222,12 @@ def test_arrays_as_text(kind: str, size: int) -> None:
 
 
 def test_special_values_as_text() -> None:
-    for array in (np.array([np.nan, -np.inf, -0.0, 1e-45], np.float32), np.frombuffer(b"\x01\x00\xc0\x7f", np.float32), np.full(99, -0.0), np.array(["a\0", '"'], object)):
+    for array in (
+        np.array([np.nan, -np.inf, -0.0, 1e-45], np.float32),
+        np.frombuffer(b"\x01\x00\xc0\x7f", np.float32),
+        np.full(99, -0.0),
+        np.array(["a\0", '"'], object),
+    ):
         back = eval(array_text(array), scope())
         assert back.dtype == array.dtype and (back.tolist() == array.tolist() if array.dtype == object else back.tobytes() == array.tobytes())
 
