@@ -17,6 +17,10 @@ from specs.pointwise import ordered
 from specs.program import Node
 
 
+#: A choice is doubtful within the distance at which a deviation is flagged, which is two spreads.
+WIDE = 2.0
+
+
 # ArgMax, ArgMin ------------------------------------------------------------------------------------------------------
 def _position(largest: bool) -> Callable[[Node, Tensor], Tensor]:
     def meaning(a: Node, x: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def _position_error(largest: bool) -> ErrorRule:
             far = (apart * candidates(wide, e, at, axis)).amax(axis, keepdim=keep)
             return far if nan is None else far.masked_fill(nan, INF)
 
-        return [(farthest(ball.worst), farthest(ball.spread))]
+        return [(farthest(ball.worst), farthest(WIDE * ball.spread))]
 
     return rule
 

@@ -13,7 +13,7 @@ from specs import Draw, Rule, op
 from specs.contraction import growth
 from specs.formats import Format
 from specs.numerics import EXACT, INF, Ball, Policy, Radii, settle
-from specs.ops.scanning import candidates
+from specs.ops.scanning import WIDE, candidates
 from specs.program import Node
 
 FAR = 300.0  # exp() of a radius beyond this says nothing any more
@@ -123,7 +123,7 @@ def _hardmax_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: 
         r = (may & (may.sum(axis, keepdim=True) > 1)).double()
         return r.masked_fill(nan, INF).reshape(ys[0].shape)
 
-    return [(open_(ball.worst), open_(ball.spread))]
+    return [(open_(ball.worst), open_(None if ball.spread is None else WIDE * ball.spread))]
 
 
 # drawing -------------------------------------------------------------------------------------------------------------
