@@ -67,6 +67,7 @@ class Campaign:
         self.folders: dict[str, str] = {}
         for f in store.findings():
             self._row(f.key, Row(f"{f.verdict}-{f.key[:8]}", f.backend, f.title, f"{f.reproduced}/{f.repeats}", f.count, f.known), f.folder)
+        self.alias: dict[str, str] = {}  # the key of a suspicion -> that of its cause
         self.open: list[Suspicion] = []  # not yet answered, the first of them being looked at
         self.stop = False
         self.interrupted = False
@@ -196,7 +197,11 @@ class Campaign:
             self._defect(index, f"{first.backend}:{first.setting} {first.verdict} {first.output}: {verdict.message}")
             self.store.keep(answer.suspicion.case, f"ours: {verdict.message}")
             return
-        found = remember(self.store, answer.suspicion.key, answer.confirmed)
+        self.alias[answer.suspicion.key] = answer.key
+        if answer.key in self.rows:  # another face of a cause that is known already
+            self._again(answer.key, 1)
+            return
+        found = remember(self.store, answer.key, answer.confirmed, answer.original)
         row = Row(f"{found.verdict}-{found.key[:8]}", found.backend, found.title, f"{found.reproduced}/{found.repeats}", 1, found.known)
         self.progress.flaky += found.status == "flaky"
         self._row(found.key, row, found.folder)
@@ -223,18 +228,21 @@ class Campaign:
         for index, text in batch.defects:
             self._defect(index, text)
         for key, n in batch.repeats.items():
-            store.again(key, n)
-            if key in self.rows:
-                self.rows[key] = replace(self.rows[key], count=self.rows[key].count + n)
-                p.findings = list(self.rows.values())
+            self._again(self.alias.get(key, key), n)
         for suspicion in batch.suspicions:
-            if any(suspicion.key == s.key for s in self.open) or suspicion.key in self.rows:
-                store.again(suspicion.key)
+            if any(suspicion.key == s.key for s in self.open) or suspicion.key in self.alias:
+                self._again(self.alias.get(suspicion.key, suspicion.key), 1)
                 continue
             self._suspect(suspicion)
             for other in running:
                 if other is not x and not other.done:
                     other.connection.send([suspicion.key])
+
+    def _again(self, key: str, n: int) -> None:
+        self.store.again(key, n)
+        if key in self.rows:
+            self.rows[key] = replace(self.rows[key], count=self.rows[key].count + n)
+            self.progress.findings = list(self.rows.values())
 
     def _defect(self, index: int, text: str) -> None:
         self.progress.defects += 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 from corpus.database import Found
 from corpus.store import Store
 from oracles.confirm import Confirmed
+from oracles.records import Case
 from triage.finding import Finding
 from triage.write import write_finding
 
 
-def remember(store: Store, key: str, confirmed: Confirmed) -> Found:
+def remember(store: Store, key: str, confirmed: Confirmed, original: Case | None = None) -> Found:
     """Store the first case of a cause; returns what is now known about it."""
-    finding = Finding.of(confirmed, key)
+    finding = Finding.of(confirmed, key, original=original)
     folder = write_finding(store.path / "findings", finding)
     found = finding.found(str(folder))
     store.finding(found)

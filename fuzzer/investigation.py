@@ -16,10 +16,14 @@ import torch
 from fuzzer.settings import Settings
 from oracles.adjoint import weigher
 from oracles.confirm import Confirmed, confirm
-from oracles.pool import close
+from oracles.judge import judge_outcomes
+from oracles.plugin import Target, find
+from oracles.pool import close, run
 from oracles.records import Case, Outcome, Verdict
 from oracles.reference import reference
 from specs.program import Program
+from triage.cause import cause_key
+from triage.isolate import isolate
 
 
 @dataclass(frozen=True)
@@ -34,22 +38,53 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a suspicion: confirmed (the verdict may now be `ours`), or a failure of our own."""
+    """What came of a suspicion: confirmed under the key of its cause (the verdict may now be `ours`), or a failure of our own.
+
+    `original` is the case as it was found, when a smaller one shows the same.
+    """
 
     suspicion: Suspicion
     confirmed: Confirmed | None
+    key: str = ""
+    original: Case | None = None
     failure: str = ""
 
 
 def investigate(suspicion: Suspicion, settings: Settings) -> Answer:
-    """Confirm one suspicion; a defect of ours becomes an answer, not an end."""
+    """Confirm one suspicion, on a single operator when one shows it; a defect of ours becomes an answer, not an end."""
     try:
-        case, program = suspicion.case, Program(suspicion.case.model, torch.float64)
-        expected, weigh = reference(program, case.inputs), weigher(program, case.inputs)
-        confirmed = confirm(case, expected, suspicion.verdict, suspicion.outcomes, weigh, timeout=settings.timeout, memory=settings.memory)
+        small, verdict, outcomes = _isolated(suspicion, settings)
+        confirmed = _confirmed(small, verdict, outcomes, settings)
+        if small is not suspicion.case and confirmed.verdict.verdict == "ours":  # the whole model may still convince
+            small, confirmed = suspicion.case, _confirmed(suspicion.case, suspicion.verdict, suspicion.outcomes, settings)
     except Exception:
-        return Answer(suspicion, None, traceback.format_exc(limit=-6))
-    return Answer(suspicion, confirmed)
+        return Answer(suspicion, None, failure=traceback.format_exc(limit=-6))
+    key = cause_key(small, confirmed.verdict, confirmed.outcomes, confirmed.verdicts)
+    return Answer(suspicion, confirmed, key, suspicion.case if small is not suspicion.case else None)
+
+
+def _confirmed(case: Case, verdict: Verdict, outcomes: Sequence[Outcome], settings: Settings) -> Confirmed:
+    program = Program(case.model, torch.float64)
+    return confirm(case, reference(program, case.inputs), verdict, outcomes, weigher(program, case.inputs), timeout=settings.timeout, memory=settings.memory)
+
+
+def _isolated(suspicion: Suspicion, settings: Settings) -> tuple[Case, Verdict, Sequence[Outcome]]:
+    """The smallest case that shows the same verdict at the same setting: one operator, or the whole model."""
+    wanted = suspicion.verdict
+    plain = find(wanted.backend).reference_setting
+    target = Target(wanted.backend, tuple(dict.fromkeys([*([plain] if plain else []), wanted.setting])))
+    shown: list[tuple[Verdict, Sequence[Outcome]]] = []
+
+    def shows(case: Case) -> bool:
+        program = Program(case.model, torch.float64)
+        outcomes = run(case, [target], timeout=settings.timeout, memory=settings.memory)
+        verdicts = judge_outcomes(reference(program, case.inputs), outcomes, weigher(program, case.inputs))
+        same = [v for v in verdicts if v.verdict == wanted.verdict and v.setting == wanted.setting]
+        shown.extend((v, outcomes) for v in same[:1])
+        return bool(same)
+
+    single = isolate(suspicion.case, shows)
+    return (suspicion.case, wanted, suspicion.outcomes) if single is None else (single, *shown[-1])
 
 
 def main(parent: Connection, settings: Settings) -> None:
@@ -64,5 +99,3 @@ def main(parent: Connection, settings: Settings) -> None:
     finally:
         close()
 
-
-__all__: Sequence[str] = ["Answer", "Suspicion", "investigate", "main"]
