@@ -27,7 +27,7 @@ WORDS = frozenset({
     "Mean", "Min", "Mod", "Neg", "Not", "Optional", "Or", "Pad", "Range", "Round", "Scan", "Shape", "Sign", "Size", "Split", "Sum", "Unique", "Where",
 })  # fmt: skip
 _SAYS = re.compile(
-    r"running (\w+) node|[Oo]perator:? '?\(?(\w+)\)?|\bOp \((\w+)\)|OpType:\s*(\w+)|op_type:\s*(\w+)"
+    r"running (\w+) node|[Oo]perator:? '?\(?(\w+)\)?|\b[Oo]p(?:type)? \((\w+)\)|OpType:\s*(\w+)|op_type:\s*(\w+)"
     r"|implementation for (\w+)\(|converting operator (\w+)|\b([A-Z]\w+) node\b"
 )
 _RELAX = re.compile(r"\brelax\.(?:nn\.|image\.|op\.)?(\w+)")
@@ -64,10 +64,22 @@ def cause(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdic
     model = _model(case.model)
     said = next((o for o in outcomes if o.backend == verdict.backend and o.setting == verdict.setting), None)
     died = verdict.verdict in ("crash", "hang", "oom")
-    message = verdict.message if verdict.verdict in ("broken", "refused") or died else ""
+    message = verdict.message if verdict.verdict in ("broken", "refused") or died else _kind(verdict)
     ops, names = model.blamed(verdict, message)
+    if verdict.verdict == "mistyped" and message != "type":
+        names = []  # a wrong shape is one defect in all types
     pattern = "always" if _reference(verdict.backend) in {None, verdict.setting, *same} else "optimised"
     return Cause(verdict.backend, verdict.verdict, ops, model.dtype(names), pattern, said.stage if died and said else "", normalise(message, model.names))
+
+
+WROTE = "wrote into its input "
+
+
+def _kind(verdict: Verdict) -> str:
+    """What sort of wrong answer it is, for verdicts whose message is ours."""
+    if verdict.verdict == "mistyped":
+        return verdict.message.split(" ", 1)[0]
+    return verdict.message if verdict.message.startswith(WROTE) else ""
 
 
 def cause_key(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdicts: Sequence[Verdict] = ()) -> str:
@@ -103,17 +115,20 @@ class Model:
 
     def blamed(self, verdict: Verdict, message: str) -> tuple[tuple[str, ...], list[onnx.NodeProto]]:
         """Operators and, where known, the nodes."""
-        if message:
+        if message.startswith(WROTE):
+            readers = [n for n in self.nodes if set(n.input) & set(message.removeprefix(WROTE).split(", "))]
+            return tuple(dict.fromkeys(n.op_type for n in readers)), readers
+        if verdict.output:
+            node = self._producer(verdict.output)
+            if node is not None:
+                return (node.op_type,), [node]
+        elif message:
             node = self._node_in(message)
             if node is not None:
                 return (node.op_type,), [node]
             ops = self._operators_in(message)
             if ops:
                 return ops, [n for n in self.nodes if n.op_type in ops]
-        elif verdict.output:
-            node = self._producer(verdict.output)
-            if node is not None:
-                return (node.op_type,), [node]
         working = [n for n in self.nodes if n.op_type not in ("Constant", "Identity")] or self.nodes
         return (tuple(n.op_type for n in working), working) if len(working) <= SMALL else ((), [])
 
@@ -133,8 +148,20 @@ class Model:
         if not found:
             found = [w for w in re.findall(r"\b[A-Z]\w+\b", message) if w in mine and (w not in WORDS or f"'{w}'" in message or f'"{w}"' in message)]
         if not found:
+            found = self._operators_of_sources(message)
+        if not found:
             found = [w for w in said if re.match(r"(Fused|Qlinear|NCHW|Nhwc)?[A-Z][a-z]\w+", w)][:1] or [f"relax.{w}" for w in _RELAX.findall(message)][:1]
         return tuple(dict.fromkeys(found))
+
+    def _operators_of_sources(self, message: str) -> list[str]:
+        """Operators of this model whose source file the message names: cast_op.cc, lrn.h, conv_attributes.h."""
+        mine = {n.op_type.lower(): n.op_type for n in self.nodes}
+        for stem in re.findall(r"(\w+)\.(?:cc|cpp|h|py)\b", message):
+            parts = stem.lower().split("_")
+            for end in range(len(parts), 0, -1):
+                if "".join(parts[:end]) in mine:
+                    return [mine["".join(parts[:end])]]
+        return []
 
     def _producer(self, output: str) -> onnx.NodeProto | None:
         """The node that computes an output, behind Identity nodes, which compute nothing."""

@@ -44,7 +44,7 @@ def array_text(array: np.ndarray) -> str:
 
 UNPACK = """\
 def unpack(text, shape, dtype):
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype).reshape(shape)
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype).reshape(shape).copy()
 """
 
 
@@ -75,7 +75,7 @@ def _number(value: Any) -> str:
     number = float(value)
     if number != number or number in (np.inf, -np.inf):
         return repr(number)
-    short = str(value) if isinstance(value, (np.float16, np.float32)) else repr(number)
+    short = str(value) if np.dtype(type(value)).itemsize in (2, 4) and np.dtype(type(value)).kind == "f" else repr(number)
     return short if "." in short or "e" in short or "n" in short else f"{short}.0"
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from oracles.records import Verdict
+from triage.cause import WROTE
 from triage.finding import Finding
 from triage.literals import shown
 
@@ -50,6 +51,8 @@ def subject(finding: Finding) -> str:
 
 def effect(finding: Finding) -> str:
     v = finding.verdict
+    if v.message.startswith(WROTE):
+        return "writes into its input"
     where = f" at {SETTING.get(v.backend, 'setting')} {v.setting}" if len(finding.failing) < len(finding.settings) else ""
     return EFFECT.get(v.verdict, v.verdict) + where
 
@@ -65,6 +68,8 @@ def claim(finding: Finding, plain: bool = False) -> str:
     runs = "runs" if v.verdict in ("broken", "refused", "crash", "hang", "oom") else "right"
     beside = f" ({', '.join(tick + s + tick for s in fine)}: {runs})" if fine else ""
     element = f"{tick}{v.output}{list(v.element)}{tick}" if v.element is not None else f"{tick}{v.output}{tick}"
+    if v.message.startswith(WROTE):
+        return f"{who}{at} changes the array that the caller passes as input {tick}{v.message.removeprefix(WROTE)}{tick}{beside}."
     if v.verdict == "unstable":
         return f"{who}{at} gives {_n(v.got)} and then {_n(v.expected)} for {element} in two runs of the same compiled model on the same inputs{beside}."
     if v.verdict in ("wrong", "nonfinite", "imprecise") and v.element is not None:
@@ -101,7 +106,9 @@ def _times(ratio: float | None) -> str:
 
 def table(finding: Finding) -> str:
     """One row per setting: what it gave, what float64 gives, the bound and the ratio."""
-    rows = ["| setting | result | value | float64 value | allowed error | error / allowed |", "|---|---|---|---|---|---|"]
+    twice = finding.verdict.verdict == "unstable"
+    columns = "first run | second run | allowed difference | difference / allowed" if twice else "value | float64 value | allowed error | error / allowed"
+    rows = [f"| setting | result | {columns} |", "|---|---|---|---|---|---|"]
     for setting in finding.settings:
         mine = [v for v in finding.verdicts if v.setting == setting] or ([finding.verdict] if setting == finding.verdict.setting else [])
         bad = [v for v in mine if v.is_finding]
@@ -117,7 +124,7 @@ def _row(finding: Finding, setting: str, v: Verdict | None) -> str:
         return f"| {setting} | not run | | | | |"
     said = _SAID.get(v.verdict, v.verdict)
     if not v.is_finding:
-        got, want = _same_place(finding, setting)
+        got, want = _same_place(finding, setting) if finding.verdict.verdict != "unstable" else ("", "")
         return f"| {setting} | {said} | {got} | {want} | | {f'{v.ratio:.2g}' if v.ratio else ''} |"
     if v.element is None:
         message = first_line(v.message)[:120].replace("|", "\\|")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from triage.cause import WROTE
 from triage.finding import Finding
 from triage.forms import Form, form_for
 from triage.literals import INLINE, UNPACK, array_text, model_text
@@ -179,6 +180,8 @@ print("The defect is gone.")
 
 def _unstable(finding: Finding) -> str:
     settings, failing = _settings(finding)
+    if finding.verdict.message.startswith(WROTE):
+        return _WRITES.format(settings=settings, failing=failing)
     bound = finding.verdict.bound or 0.0
     return f"""\
 # The same compiled model on the same inputs: no two runs may differ by more than rounding can explain.
@@ -194,6 +197,22 @@ for setting in {settings}:
     print(f"{{setting:10}} {{NAME}}: {{RUNS}} runs differ by up to {{apart:.3g}}, allowed {{BOUND:.3g}}: {{'WRONG' if bad else 'right'}}")
     if bad and setting in {failing}:
         wrong.append(f"{{setting}}: runs differ by {{apart:.3g}}")
+assert not wrong, wrong
+print("The defect is gone.")
+"""
+
+
+_WRITES = """\
+wrong = []
+for setting in {settings}:
+    call = load(setting)
+    before = {{name: array.copy() for name, array in inputs.items()}}
+    call()
+    written = [name for name, array in inputs.items() if array.tobytes() != before[name].tobytes()]
+    inputs.update(before)
+    print(f"{{setting:10}} {{'WROTE into its input ' + ', '.join(written) if written else 'left its inputs alone'}}")
+    if written and setting in {failing}:
+        wrong.append(f"{{setting}}: wrote into {{', '.join(written)}}")
 assert not wrong, wrong
 print("The defect is gone.")
 """

@@ -127,3 +127,25 @@ def test_unnamed_models_can_be_keyed() -> None:
     for node in model.graph.node:
         node.name = ""
     assert cause(case(model.SerializeToString()), broken("")).ops == ("Sin", "Relu")
+
+
+def test_source_files_and_optypes_name_operators() -> None:
+    model = case(chain("Sin", "Cast", "Max", "LRN", "Relu"))
+    assert cause(model, broken("Fail: Exception during initialization: /src/cpu/cast_op.cc:12 Attribute saturate is only")).ops == ("Cast",)
+    assert cause(model, broken("Fail: Type parameter (T) of Optype (Max) bound to different types")).ops == ("Max",)
+    assert cause(model, broken("Fail: lrn.h:12 size_ % 2 == 1 was false")).ops == ("LRN",)
+    assert cause(model, broken("Fail: tensor.h:12 bad")).ops == ()
+
+
+def test_a_wrong_shape_is_one_defect_in_all_types() -> None:
+    def shape(kind: str, message: str) -> str:
+        return cause_key(case(chain("Sin", "NonZero", dtype=kind)), Verdict("onnxruntime", "off", "mistyped", output="y", message=message))
+
+    assert shape("float", "shape [1, 1], expected [0, 1]") == shape("double", "shape [2], expected [3]")
+    assert shape("float", "shape [1], expected [0]") != shape("float", "type float64, declared float")
+    assert shape("float", "type float64, declared float") != shape("double", "type float32, declared double")
+
+
+def test_writing_into_an_input_blames_its_readers() -> None:
+    found = cause(case(chain("Sin", "Relu")), Verdict("onnxruntime", "off", "unstable", message="wrote into its input x"))
+    assert found.ops == ("Sin",) and found.message == "wrote into its input x"
