@@ -230,9 +230,10 @@ def multi_head(g: Draw) -> Rule:
     batch, queries, hidden = q
     heads = g.divisor(hidden)
     size = floor_div(hidden, heads)
-    past = g.size(1, 8) if g.flag(0.3) else 0
-    keys = queries if past else g.size(1, 24)
-    split = not past and g.flag(0.15)
+    cached = g.flag(0.3)
+    past = g.size(1, 8) if cached else 0
+    keys = queries if cached else g.size(1, 24)
+    split = not cached and g.flag(0.15)
     k, v = (g.operand(like=[batch, heads, keys, size] if split else [batch, keys, hidden]) for _ in range(2))
     bias = None if split else _maybe(g, 0.4, lambda: g.operand(like=[3 * hidden], role="weight"))
     if split:
@@ -242,11 +243,11 @@ def multi_head(g: Draw) -> Rule:
     added = _maybe(g, 0.3, lambda: g.operand(like=g.pick([[1, 1, queries, total], [batch, heads, queries, total], [1, heads, queries, total]])))
     inputs: list[Operand | None] = [q, k, v, bias, mask, added]
     outputs: list[Any] = [[batch, queries, hidden]]
-    if past:
+    if cached:
         inputs += [g.operand(like=[batch, heads, past, size]) for _ in range(2)]
         outputs += [[batch, heads, total, size]] * 2
     attrs = _common(g)
-    if not past and not (known(keys, queries) and keys == queries):
+    if not cached and not (known(keys, queries) and keys == queries):
         attrs.pop("unidirectional", None)  # cross attention has no order of its own
     return Rule(inputs, outputs, {"num_heads": heads, **attrs})
 
@@ -260,18 +261,19 @@ def attention(g: Draw) -> Rule:
     hidden = heads * size
     w = g.operand(like=[width, 3 * hidden], role="weight")
     bias = g.operand(like=[3 * hidden], role="weight")
-    past = g.size(1, 8) if g.flag(0.3) else 0
+    cached = g.flag(0.3)
+    past = g.size(1, 8) if cached else 0
     total = queries + past
     form = g.pick(["lengths", "keys", "pairs"]) if known(total) else "keys"
     shape = {"lengths": [batch], "keys": [batch, total], "pairs": [batch, queries, total]}[form]
     mask = _maybe(g, 0.4, lambda: g.given(shape, 1 if form == "lengths" else 0, total if form == "lengths" else 1))
     cache = None
-    if past:
+    if cached:
         cache = g.operand(like=[2, batch, heads, past, size])
     else:
         g.skip()
-    added = _maybe(g, 0.0 if past else 0.3, lambda: g.operand(like=g.pick([[1, 1, queries, total], [batch, heads, queries, total]])))
-    outputs: list[Any] = [[batch, queries, hidden], [2, batch, heads, total, size] if past else None]
+    added = _maybe(g, 0.0 if cached else 0.3, lambda: g.operand(like=g.pick([[1, 1, queries, total], [batch, heads, queries, total]])))
+    outputs: list[Any] = [[batch, queries, hidden], [2, batch, heads, total, size] if cached else None]
     return Rule([x, w, bias, mask, cache, added], outputs, {"num_heads": heads, **_common(g)})
 
 
