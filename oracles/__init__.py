@@ -5,6 +5,8 @@ Names load on first use, so that importing this package imports no compiler.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,5 +25,15 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"oracles.{_HOME[name]}"), name)
     raise AttributeError(f"module 'oracles' has no attribute '{name}'")
 
+
+class _Door(ModuleType):
+    """Python binds a submodule to its package when it is first imported: that would hide the function of the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Door
 
 __all__ = ["Case", "Outcome", "Verdict", "backend", "judge", "run"]
