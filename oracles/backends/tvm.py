@@ -33,6 +33,7 @@ UNSUPPORTED = (
     (r"should be one of \[.*\], but got", "a type refused by name"),
     (r"unknown intrinsic", "an operator its code generator lacks for this type: cosh of float64"),
     (r"no value in Constant", "value_int, value_floats and their like of Constant"),
+    (r"requires the input [\w ]*to have \w+ dtype", "an operator that it has only for floats, or only for integers"),
     (r"unknown dtype `object`", "it has no strings"),
     (r"Missing outputs during conversion", "an optional output its converter does not make (Indices of MaxPool)"),
     (r"opset version \d+ of \w+ not implemented", "said in words"),
