@@ -134,7 +134,7 @@ def _all_or_nothing(certain: bool, radii: Sequence[Radii], ys: Sequence[Any]) ->
 def _nonzero_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     x = balls[0]
     assert x is not None
-    certain = x.worst is None or bool(((x.value.abs() > x.worst) | (x.worst == 0)).all())
+    certain = x.worst is None or bool(((x.value.double().abs() > x.worst) | (x.worst == 0)).all())  # bool has no abs
     return _all_or_nothing(certain, [EXACT], ys)
 
 
