@@ -106,8 +106,14 @@ def promoted(node: Node, args: Sequence[Any], dtype: Any) -> list[Any]:
     """A node evaluated with all floats in a wider type and rounded once to the declared formats."""
     wide = copy.copy(node)
     wide.promote = dtype
-    values = program.plain(wide, [a.to(dtype) if is_float(a) else a for a in args])
-    return [v if form is None or not is_float(v) else v.to(form.torch) for v, form in zip(values, node.out_formats, strict=False)]
+    values = program.plain(wide, [_cast(a, dtype) for a in args])
+    return [v if form is None else _cast(v, form.torch) for v, form in zip(values, node.out_formats, strict=False)]
+
+
+def _cast(value: Any, dtype: Any) -> Any:
+    if isinstance(value, list):
+        return [_cast(v, dtype) for v in value]
+    return value.to(dtype) if is_float(value) else value
 
 
 def is_float(value: Any) -> bool:

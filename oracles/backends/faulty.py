@@ -1,0 +1,15 @@
+"""A backend that miscompiles on purpose, one fault per setting: what the judge does not say against it, it misses."""
+
+from __future__ import annotations
+
+from oracles.backends.reference import warm
+from oracles.backends.torch import UNSUPPORTED
+from oracles.faults import faults
+from oracles.plugin import Compiled, backend
+from oracles.rewriting import compiled
+
+
+@backend("faulty", settings=["ok", *faults()], default=["ok"], reference_setting="ok", warm=warm, requires=["torch"], unsupported=UNSUPPORTED)
+def faulty(model: bytes, setting: str) -> Compiled:
+    """A fault without a place in the model does nothing."""
+    return compiled(model, (lambda run, node, args: None) if setting == "ok" else faults()[setting].at)
