@@ -203,6 +203,8 @@ def _step(g: Draw, size: Dim, kernels: Sequence[int], auto: str, padded: bool, s
     else:
         kernels = [k for k in kernels if k <= 5]
     k = g.pick(kernels)
+    if auto.startswith("SAME"):
+        stride = min(stride, dilation * (k - 1) + 1)  # by the text's formula the padding would be negative; shape inference says none
     need = max(0, dilation * (k - 1) + 1 - size) if known(size) and padded else 0
     begin = end = 0
     if padded and most(k):
