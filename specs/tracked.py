@@ -224,6 +224,8 @@ def _mul(a: Any, b: Any) -> Tracked:
 
 
 def _div(a: Any, b: Any) -> Tracked:
+    if isinstance(b, (int, float)) and math.frexp(b)[0] in (0.5, -0.5):
+        return _mul(a, 1 / b)
     a, b, rounding = _pair(a, b)
     y, z = a.value / b.value, b.value.abs()
     own = _own(rounding, y.abs() * 2.5)

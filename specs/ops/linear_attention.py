@@ -20,7 +20,8 @@ from specs.tracked import attribute, traced
 FLOATS = [FLOAT, FLOAT16, BFLOAT16]
 
 declare("LinearAttention", "query:T key:T value:T past_state:S? decay:T? beta:T?", "output:T present_state:S",
-        {"chunk_size": 64, "q_num_heads": int, "kv_num_heads": int, "scale": 0.0, "update_rule": "gated_delta", "state_window": 0}, T=FLOATS, S=FLOATS)  # fmt: skip
+        {"chunk_size": 64, "q_num_heads": int, "kv_num_heads": int, "scale": 0.0, "update_rule": "gated_delta", "state_window": 0},
+        T=FLOATS, S=FLOATS)  # fmt: skip
 
 
 def _linear_attention(a: Node, q: Any, k: Any, v: Any, state: Any = None, decay: Any = None, beta: Any = None) -> tuple[Any, Any]:

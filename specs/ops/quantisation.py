@@ -70,12 +70,12 @@ def _quotient(a: Node, x: Tensor, scale: Tensor) -> Tensor:
     return x.to(dtype) / _grain(a, scale.to(dtype), x)
 
 
-def _quantize(a: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def quantize_meaning(a: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     form = _out_form(a)
     return _levels(a, _quotient(a, x, scale), _grain(a, zero, x), form).to(a.torch(form))
 
 
-def _dequantize(a: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def dequantize_meaning(a: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     dtype = a.torch(a.out_formats[0] or BY_ONNX[a.output_dtype or 1])
     if not x.is_floating_point() and zero is not None:
         x, zero = x.to(torch.int64), zero.to(torch.int64)
@@ -83,7 +83,7 @@ def _dequantize(a: Node, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
     return x * _grain(a, scale.to(dtype), x)
 
 
-def _dynamic(a: Node, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def dynamic(a: Node, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     low, high = (x.amin().clamp(max=0), x.amax().clamp(min=0)) if x.numel() else (x.new_zeros(()), x.new_zeros(()))
     scale = torch.where(high > low, high - low, torch.ones_like(low)) / 255
     zero = (-low / scale).clamp(0, 255).round()
@@ -130,7 +130,7 @@ def _swing(quantised: Any, y: Tensor, v: Tensor, e: Tensor) -> Tensor:
     return r.nan_to_num(nan=INF, posinf=INF).masked_fill(v.isnan() | (e == INF), INF)
 
 
-def _quantize_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+def quantize_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     ball, scale, zero = balls[0], balls[1], balls[2] if len(balls) > 2 else None
     assert ball is not None and scale is not None
     if zero is not None and zero.worst is not None and bool(zero.worst.any()):
@@ -143,7 +143,7 @@ def _quantize_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: S
     return [(worst, spread)]
 
 
-def _dequantize_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+def dequantize_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     ball, scale, zero = balls[0], balls[1], balls[2] if len(balls) > 2 else None
     assert ball is not None and scale is not None
     x, form = ball.value.double(), a.out_formats[0] or FLOAT
@@ -171,7 +171,7 @@ def _float(a: Node) -> bool:
     return form is not None and form.is_float
 
 
-def _dynamic_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+def dynamic_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     ball, (y, scale, zero) = balls[0], (t.double() for t in ys)
     assert ball is not None
     x, u = ball.value.double(), policy.u(FLOAT)
@@ -239,7 +239,7 @@ def _positive_scale(a: Node, x: Tensor, scale: Tensor, zero: Tensor | None = Non
     return [1e-3 - scale.abs()]
 
 
-@op("QuantizeLinear", meaning=_quantize, error=_quantize_error, safe=_positive_scale, among=WIDE)
+@op("QuantizeLinear", meaning=quantize_meaning, error=quantize_error, safe=_positive_scale, among=WIDE)
 def quantize(g: Draw) -> Rule:
     """Every granularity and target; the target comes from the zero point, or from `output_dtype` (opset 21), or is uint8."""
     x = g.operand(rank=(0, 4))
@@ -266,11 +266,11 @@ def quantize(g: Draw) -> Rule:
     if out.is_float and g.flag(0.3):
         attrs["saturate"] = 0
     if g.opset >= 23 and g.flag(0.2):
-        attrs["precision"] = FLOAT.onnx
+        attrs["precision"] = g.pick(FLOATS).onnx
     return Rule([x, scale, zero], [x], attrs)
 
 
-@op("DequantizeLinear", meaning=_dequantize, error=_dequantize_error)
+@op("DequantizeLinear", meaning=dequantize_meaning, error=dequantize_error)
 def dequantize(g: Draw) -> Rule:
     variable = "T" if g.opset < 19 else "T1"
     allowed = schema.formats("DequantizeLinear", "", g.opset, variable)
@@ -294,7 +294,7 @@ def _some_range(a: Node, x: Tensor) -> list[Tensor]:
     return [1e-3 - (x.amax().clamp(min=0) - x.amin().clamp(max=0))] if x.numel() else []
 
 
-@op("DynamicQuantizeLinear", meaning=_dynamic, error=_dynamic_error, safe=_some_range)
+@op("DynamicQuantizeLinear", meaning=dynamic, error=dynamic_error, safe=_some_range)
 def dynamic_quantize(g: Draw) -> Rule:
     """Scale and zero point are chosen from the data, which makes every output depend on every input."""
     x = g.operand()
