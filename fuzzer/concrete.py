@@ -54,7 +54,9 @@ class Concrete(Draw):
         allowed = self._allowed(variable, among)
         if not allowed:
             raise Misfit(f"{self.op.name}: no format for {variable}")
-        form = allowed[0] if len(allowed) == 1 else self.pick(_bag(allowed))
+        if variable not in self.bound and self.flag():
+            allowed = self.growth.drawn(self.op, variable, tuple(among) if among is not None else None) or allowed
+        form = allowed[0] if len(allowed) == 1 else self.pick(allowed if self.flag() else _bag(allowed))
         self.bound[variable] = form
         return form
 
@@ -165,8 +167,8 @@ class Concrete(Draw):
     def _shape(self, least: int, most: int, like: Sequence[Dim | None] | None, low: int) -> list[int]:
         """Dims for a fresh operand, within the budget of elements."""
         if like is None:
-            typical = self.choose(8)  # ranks 2 to 4 most of the time
-            rank = least + self.choose(most - least + 1) if typical == 7 else min(most, max(least, (2, 3, 4, 3, 4, 4, 3)[typical]))
+            typical = self.choose(9)  # ranks 2 to 4 most of the time
+            rank = least + self.choose(most - least + 1) if typical >= 7 else min(most, max(least, (2, 3, 4, 3, 4, 4, 3)[typical]))
             like = [None] * rank
         shape, budget = list[int](), self.growth.elements
         for d in like:
@@ -180,7 +182,10 @@ class Concrete(Draw):
         return shape
 
     def _fresh(self, variable: str, among: Sequence[Format] | None, shape: Sequence[Dim], **known: Any) -> Operand:
-        form = self.type(variable, among)
+        allowed = self._allowed(variable, among)
+        if not allowed:
+            raise Misfit(f"{self.op.name}: no format for {variable}")
+        form = self.bound[variable] = allowed[0] if len(allowed) == 1 else self.pick(_bag(allowed))
         return self._append(Operand(shape, format=form, **known), form)
 
     def broadcastable(self, shape: Sequence[Dim], *, among: Sequence[Format] | None = None, role: str = "data", within: bool = False) -> Operand:

@@ -9,6 +9,7 @@ from typing import Any
 
 import networkx
 
+from fuzzer.attributes import is_default, may_be_absent
 from fuzzer.concrete import Concrete
 from fuzzer.network import Network, Step, Value
 from specs import schema
@@ -72,6 +73,10 @@ class Growth:
     # what Concrete asks -------------------------------------------------------------------------------------------
     def opset_of(self, domain: str) -> int:
         return self.opset if domain == "" else 1
+
+    def drawn(self, op: Operator, variable: str, among: tuple[Format, ...] | None) -> tuple[Format, ...]:
+        """What a type variable may be, whatever this case prefers."""
+        return _formats(op.name, op.domain, self.opset_of(op.domain), variable, among, DRAWN)
 
     def formats(self, op: Operator, variable: str, among: tuple[Format, ...] | None) -> tuple[Format, ...]:
         return _formats(op.name, op.domain, self.opset_of(op.domain), variable, among, self.palette)
@@ -169,7 +174,14 @@ class Growth:
         return [v for v in outputs if v is not None]
 
     def _explicit_defaults(self, g: Concrete, attrs: dict[str, object]) -> None:
-        if self.source.choose(8) < 7:
+        """Defaults given where they were left out, or left out where they were given."""
+        kind = self.source.choose(8)
+        if kind < 4:
+            return
+        if kind < 7:
+            for name, value in schema.defaults(g.op.name, g.op.domain, g.opset).items():
+                if value is not None and may_be_absent(g.op, g.opset, name) and is_default(attrs.get(name), value):
+                    del attrs[name]
             return
         for name, value in schema.defaults(g.op.name, g.op.domain, g.opset).items():
             if value is not None and name not in attrs and isinstance(value, (int, float, str, list)):

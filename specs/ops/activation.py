@@ -103,7 +103,7 @@ unary(
         lambda a, x, y: y.abs() * (2 + 2 * coefficient(a, "alpha", "gamma")) + 8 * abs(a.alpha * a.gamma),
         lambda a: a.alpha >= 0,
     ),
-    attrs=lambda g: choose_attrs(g, alpha=[1.5, 0.5, 2.0], gamma=[1.0, 0.7, 2.0]),
+    attrs=lambda g: choose_attrs(g, alpha=[1.5, 0.5, 2.0, -0.5], gamma=[1.0, 0.7, 2.0, -0.5]),
 )
 unary(
     "Celu",

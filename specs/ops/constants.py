@@ -12,7 +12,7 @@ from onnx import SparseTensorProto, numpy_helper
 from torch import Tensor
 
 from specs import Draw, Rule, op
-from specs.formats import BOOL, BY_ONNX, DOUBLE, FLOAT, FLOAT16, INT8, INT32, INT64, INTEGERS, UINT8, Format
+from specs.formats import BOOL, BY_ONNX, DOUBLE, FLOAT, FLOAT16, INT8, INT32, INT64, INTEGERS, STRING, UINT8, Format
 from specs.numerics import Ball, Policy, Radii, exact_whole, moves
 from specs.ops.shape import any_type, reads_shape
 from specs.program import Node, to_torch
@@ -60,7 +60,11 @@ def _numbers(g: Draw, form: Format, shape: Sequence[int]) -> np.ndarray:
 @op("Constant", meaning=_constant, error=exact_whole, weight=0.3)
 def constant(g: Draw) -> Rule:
     """A tensor, or the short forms for numbers and lists of them."""
-    kind = g.pick(["value", "value_float", "value_floats", "value_int", "value_ints"])
+    kind = g.pick(["value", "value_float", "value_floats", "value_int", "value_ints", "value", "value_string", "value_strings"])
+    if "string" in kind:
+        g.type("T", among=[STRING])
+        words = [g.pick(["", "a", "Tea", "straße"]) for _ in range(g.int(1, 4))]
+        return Rule([], [[] if kind == "value_string" else [len(words)]], {kind: words[0] if kind == "value_string" else words})
     if kind == "value":
         shape = [g.int(0 if g.flag(0.1) else 1, 4) for _ in range(g.int(0, 3))]
         return Rule([], [shape], {"value": _numbers(g, g.type("T", among=PLAIN), shape)})

@@ -58,8 +58,8 @@ def _overlaps(node: Node, values: Sequence[Any]) -> float:
 
 @op("Col2Im", meaning=_col2im, error=linear(_overlaps, weights=()), since=18)
 def col2im(g: Draw) -> Rule:
-    """The blocks of an image of two or three dimensions, overlapping or with holes between them."""
-    image = [g.int(2, 9) for _ in range(g.pick((2, 2, 2, 3)))]
+    """The blocks of an image of one to three dimensions, overlapping or with holes between them."""
+    image = [g.int(2, 9) for _ in range(g.pick((2, 2, 1, 3)))]
     w = slide(g, image, automatic=False, kernels=(2, 3, 1, 4))
     c, blocks = g.int(1, 4), math.prod(w.out)
     form = g.type("T")

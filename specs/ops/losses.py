@@ -111,7 +111,7 @@ def _draw(g: Draw) -> tuple[list[Operand | None], list[Any], dict[str, Any]]:
     if g.flag(0.7):
         attrs["reduction"] = g.pick(["mean", "sum", "none"])
     if g.flag(0.4):
-        attrs["ignore_index"] = g.pick([0, last, -1, -100])
+        attrs["ignore_index"] = g.pick([0, last, 1, -1, -100])
     return operands, [n, *space] if attrs.get("reduction") == "none" else [], attrs
 
 

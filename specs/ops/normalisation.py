@@ -121,7 +121,7 @@ def rms_normalization(g: Draw) -> Rule:
     if g.flag(0.4):
         attrs["epsilon"] = g.pick([1e-5, 1e-3, 1e-6, 0.1])
     if g.flag(0.2):
-        attrs["stash_type"] = g.pick([1, 1, 11, 16])
+        attrs["stash_type"] = g.pick([1, 10, 11, 16])
     if x.format is not None:
         g.type("V", among=[x.format])
     scale = g.operand(like=_scale_shape(g, x[axis:]), role="weight")
@@ -190,7 +190,7 @@ def group_normalization(g: Draw) -> Rule:
     if g.flag(0.4):
         attrs["epsilon"] = g.pick([1e-5, 1e-3, 1e-6, 0.1])
     if g.flag(0.2):
-        attrs["stash_type"] = g.pick([1, 1, 11, 16])
+        attrs["stash_type"] = g.pick([1, 10, 11, 16])
     scale = g.operand(like=[x[1]], role="weight")
     bias = g.operand(like=[x[1]], role="weight")
     return Rule([x, scale, bias], [x], attrs)

@@ -56,7 +56,7 @@ def _moments(g: Draw) -> dict[str, Any]:
 
 
 def _ends(g: Draw) -> dict[str, Any]:
-    low = g.int(-4, 0) / 2
+    low = g.int(-4, 2) / 2
     return {"low": low, "high": low + g.int(1, 6)} if g.flag(0.7) else {}
 
 

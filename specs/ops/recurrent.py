@@ -216,6 +216,8 @@ def _recurrence(g: Draw, gates: int, functions: int, states: int) -> Rule:
         attrs["layout"] = 1
     if g.flag(0.15):
         attrs["clip"] = g.pick([1.0, 0.5, 3.0])
+    if g.flag(0.05):
+        del attrs["hidden_size"]  # optional: the weights say it as well
     y = [batch, longest, d, hidden] if layout else [longest, d, batch, hidden]
     wanted = g.pick(["all", "first", "last"])
     outputs = [None if wanted == "last" else y, *(None if wanted == "first" else state for _ in range(states))]
@@ -239,7 +241,7 @@ def lstm(g: Draw) -> Rule:
     rule = _recurrence(g, 4, 3, 2)
     inputs, attrs = list(rule.inputs), dict(rule.attrs)
     if g.flag(0.3):
-        hidden, d = attrs["hidden_size"], inputs[1][0]  # type: ignore[index]
+        hidden, d = inputs[2][2], inputs[2][0]  # type: ignore[index]
         inputs.append(g.operand(like=[d, 3 * hidden], role="weight"))
     if g.flag(0.15):
         attrs["input_forget"] = 1

@@ -41,13 +41,14 @@ def max_unpool(g: Draw) -> Rule:
         raise Misfit("MaxUnpool: indices need known sizes")
     n, c, *space = x
     kernel = [g.pick((2, 3, 1)) for _ in space]
-    out = [d * k for d, k in zip(space, kernel, strict=True)]
+    cut = [g.choose(k) if g.flag(0.2) else 0 for k in kernel]  # what pads take from the last window
+    out = [d * k - less for d, k, less in zip(space, kernel, cut, strict=True)]
     g.require(n * c * math.prod(out) <= ROOM)
     first = np.arange(n * c * math.prod(out)).reshape(n, c, *out)[(..., *(slice(None, None, k) for k in kernel))]
     step = np.zeros_like(first)
     turn = np.arange(first.size).reshape(first.shape) * 7 + g.choose(math.prod(kernel))
-    for i, k in enumerate(kernel):  # a cell of the window, another one from element to element
-        step += turn % k * math.prod(out[i + 1 :])
+    for i, (k, less) in enumerate(zip(kernel, cut, strict=True)):  # a cell of the window, another one from element to element
+        step += turn % (k - less) * math.prod(out[i + 1 :])
         turn = turn // k
     operands = [x, g.const((first + step).astype(np.int64))]
     if g.flag(0.3):
@@ -55,8 +56,9 @@ def max_unpool(g: Draw) -> Rule:
     attrs: dict[str, Any] = {"kernel_shape": kernel}
     if any(k > 1 for k in kernel) or g.flag(0.2):
         attrs["strides"] = kernel
-    if g.flag(0.2):
-        attrs["pads"] = [0] * (2 * len(space))
+    if any(cut) or g.flag(0.2):
+        ahead = [g.int(0, less) for less in cut]
+        attrs["pads"] = [*ahead, *(less - b for less, b in zip(cut, ahead, strict=True))]
     return Rule(operands, [[n, c, *out]], attrs)
 
 

@@ -190,7 +190,7 @@ def resize(g: Draw) -> Rule:
         g.skip()
         outs = [g.size(1, 2 * x[i] + 2) if i in changed and g.flag() else out for i, out in zip(axes, outs, strict=True)]
         sizes = g.const(outs)
-        if g.opset >= 18 and known(*x) and g.flag(0.15):
+        if g.opset >= 18 and known(*x) and g.flag(0.25):
             policy = g.pick(["not_larger", "not_smaller"])
             attrs["keep_aspect_ratio_policy"] = policy
             outs = _kept_aspect(g, policy, [x[i] for i in axes], outs)

@@ -57,7 +57,7 @@ def _draw_window(g: Draw) -> Rule:
     n = g.size(2, 40)
     size = g.const(n)
     attrs: dict[str, Any] = {"periodic": g.int(0, 1)} if g.flag() else {}
-    form = g.type("T2", among=None if g.flag(0.1) else FLOATS)
+    form = g.type("T2", among=None if g.flag(0.4) else FLOATS)
     if form is not FLOAT or g.flag(0.3):
         attrs["output_datatype"] = form.onnx
     return Rule([size], [[n]], attrs)
@@ -113,7 +113,7 @@ def mel_weight_matrix(g: Draw) -> Rule:
     lower, upper = g.pick([0.0, 20.0, 300.0]), g.pick([4000.0, 3500.0, 1000.0])
     kind = g.type("T2").numpy
     operands += [g.const(np.array(lower, kind)), g.const(np.array(upper, kind))]
-    form = g.type("T3", among=FLOATS)
+    form = g.type("T3", among=None if g.flag(0.3) else FLOATS)
     attrs = {} if form is FLOAT and g.flag() else {"output_datatype": form.onnx}
     return Rule(operands, [[floor_div(length, 2) + 1, bands]], attrs)
 
