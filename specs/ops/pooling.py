@@ -30,7 +30,7 @@ def _native(a: Node, axes: Sequence[Axis], x: Tensor) -> bool:
     """Whether torch's own pool does it. The reference never uses it: it is what the torch backend puts to the test."""
     if a.promote is not None or not symmetric(axes) or len(axes) not in _MAX or not x.numel():
         return False
-    return all(w.out > 0 and 2 * w.begin <= w.kernel for w in axes) and (len(axes) > 1 or x.is_floating_point())
+    return all(w.out > 0 and 2 * w.begin <= w.kernel and w.size + 2 * w.begin >= w.span for w in axes) and (len(axes) > 1 or x.is_floating_point())
 
 
 def _parameters(axes: Sequence[Axis]) -> tuple[list[int], list[int], list[int]]:
