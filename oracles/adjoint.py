@@ -19,7 +19,6 @@ from oracles.records import Verdict
 from specs.numerics import LOOSEST, Ball, Policy, outputs
 from specs.program import Node, Program, wrap
 
-
 CERTIFIED, LIKELY = 2.0, 6.0  # times the first-order worst case; times the statistical influence
 
 #: A suspect verdict as it stands after the adjoint bound has been asked.
@@ -44,7 +43,7 @@ class _Perturbed:
 
     def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
         ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *args)), node.out_formats, strict=False)]
-        exact = [None if a is None else Ball(_detached(a)) for a in args]
+        exact = [_exact(a) for a in args]
         with torch.no_grad():
             radii = node.op.error(node, self.policy, exact, [_detached(y) for y in ys])
         return [self._perturb(y, worst, spread) for y, (worst, spread) in zip(ys, radii, strict=False)]
@@ -57,6 +56,10 @@ class _Perturbed:
         self.worst.append(worst)
         self.spread.append(worst if spread is None else spread)
         return y + zero
+
+
+def _exact(a: Any) -> Any:
+    return None if a is None else [_exact(x) for x in a] if isinstance(a, list) else Ball(_detached(a))
 
 
 def _detached(a: Any) -> Any:
