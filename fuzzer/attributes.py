@@ -7,7 +7,7 @@ attribute's name, or by operator and name where one name means several things.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from math import isclose
 from typing import Any
 
@@ -33,30 +33,27 @@ ACTIVATIONS = "Affine Elu HardSigmoid LeakyRelu Relu ScaledTanh Sigmoid Softplus
 #: `!` first: the operator cannot do without it although its schema says that it is optional. Empty: never to be drawn, see NOT.
 RULES: dict[str, str] = {
     **dict.fromkeys(
-        "align_corners allowzero antialias ceil_mode center_point_box count_include_pad detect_negative detect_positive do_rotary exclude_outside exclusive fmod "
-        "input_forget interleaved inverse is_causal keepdims largest layout linear_before_reset new_axis noop_with_empty_axes onesided periodic reverse "
-        "rotary_interleaved saturate select_last_index smooth_softmax sorted storage_order training_mode transA transB transBatchA transBatchB unidirectional "
-        "upper batch_axis time_axis is_case_sensitive channels_last per_channel_quantization reduce_range".split(),
+        ["align_corners", "allowzero", "antialias", "ceil_mode", "center_point_box", "count_include_pad", "detect_negative", "detect_positive", "do_rotary", "exclude_outside", "exclusive", "fmod", "input_forget", "interleaved", "inverse", "is_causal", "keepdims", "largest", "layout", "linear_before_reset", "new_axis", "noop_with_empty_axes", "onesided", "periodic", "reverse", "rotary_interleaved", "saturate", "select_last_index", "smooth_softmax", "sorted", "storage_order", "training_mode", "transA", "transB", "transBatchA", "transBatchB", "unidirectional", "upper", "batch_axis", "time_axis", "is_case_sensitive", "channels_last", "per_channel_quantization", "reduce_range"],
         FLAG,
     ),
     **dict.fromkeys(["axis", "end", "start", "k", "ignore_index", "value_int"], AXIS),
-    **dict.fromkeys("group offset_group num_groups blocksize size output_height output_width num_outputs sample_size num_heads hidden_size p".split(), COUNT),
+    **dict.fromkeys(["group", "offset_group", "num_groups", "blocksize", "size", "output_height", "output_width", "num_outputs", "sample_size", "num_heads", "hidden_size", "p"], COUNT),
     **dict.fromkeys(["kv_num_heads", "q_num_heads", "min_gram_length", "max_gram_length"], COUNT),
     **dict.fromkeys(["batch_dims", "sampling_ratio", "max_skip_count"], NATURAL),
     **dict.fromkeys(["kernel_shape", "strides", "dilations"], WINDOWS),
     **dict.fromkeys(["alpha", "beta", "bias", "gamma", "lambd", "mean", "low", "high", "extrapolation_value"], "default positive negative"),
-    **dict.fromkeys("LeakyRelu.alpha ThresholdedRelu.alpha Swish.alpha Gemm.alpha Gemm.beta RandomUniform.high RandomUniformLike.high".split(), REAL),
-    **dict.fromkeys("LRN.alpha LRN.beta LRN.bias Celu.alpha QGemm.alpha".split(), POSITIVE),
+    **dict.fromkeys(["LeakyRelu.alpha", "ThresholdedRelu.alpha", "Swish.alpha", "Gemm.alpha", "Gemm.beta", "RandomUniform.high", "RandomUniformLike.high"], REAL),
+    **dict.fromkeys(["LRN.alpha", "LRN.beta", "LRN.bias", "Celu.alpha", "QGemm.alpha"], POSITIVE),
     "HardSigmoid.beta": "default positive 0", "Shrink.lambd": "default positive 0", "BatchNormalization.momentum": "default positive 0", "scale": "default positive",
     "mask_filter_value": "default negative", "cubic_coeff_a": "default negative", "is_packed_batching": "=0", "past_present_share_buffer": "=0", "com.microsoft.Attention.do_rotary": "=0",
     "com.microsoft.Attention.rotary_embedding_dim": "0", "com.microsoft.RotaryEmbedding.scale": "default", "com.microsoft.RotaryEmbedding.num_heads": "0 1 2+",
     **dict.fromkeys(["epsilon", "spatial_scale", "momentum", "clip"], POSITIVE),
-    **dict.fromkeys("dtype output_datatype".split(), "@output"),
-    **dict.fromkeys("GRU.direction LSTM.direction RNN.direction".split(), DIRECTIONS),
-    **dict.fromkeys("GRU.hidden_size LSTM.hidden_size RNN.hidden_size".split(), COUNT),
-    **dict.fromkeys("axes value_ints".split(), AXES),
+    **dict.fromkeys(["dtype", "output_datatype"], "@output"),
+    **dict.fromkeys(["GRU.direction", "LSTM.direction", "RNN.direction"], DIRECTIONS),
+    **dict.fromkeys(["GRU.hidden_size", "LSTM.hidden_size", "RNN.hidden_size"], COUNT),
+    **dict.fromkeys(["axes", "value_ints"], AXES),
     "seed": "given", "equation": "given", "value": "given", "sparse_value": "given", "value_float": REAL, "value_string": "given", "pattern": "given", "delimiter": "given",
-    "value_floats": LENGTHS, "value_strings": LENGTHS, "activation_alpha": LENGTHS, "activation_beta": LENGTHS, "RNN.activation_alpha": "length1 length2", "RNN.activation_beta": "length1 length2", "GRU.activations": f"length2 length4 {ACTIVATIONS}", "LSTM.activations": f"length3 length6 {ACTIVATIONS}", "RNN.activations": f"length1 length2 {ACTIVATIONS}",
+    "value_floats": LENGTHS, "value_strings": "given", "activation_alpha": LENGTHS, "activation_beta": LENGTHS, "RNN.activation_alpha": "length1 length2", "RNN.activation_beta": "length1 length2", "GRU.activations": f"length2 length4 {ACTIVATIONS}", "LSTM.activations": f"length3 length6 {ACTIVATIONS}", "RNN.activations": f"length1 length2 {ACTIVATIONS}",
     "auto_pad": AUTO_PAD, "pads": ENDS, "perm": f"{LENGTHS} 0 1 2+", "shape": f"{LENGTHS} 1 2+", "to": "@output",
     "output_padding": f"{SPATIAL} 0 1 2+", "output_shape": f"{SPATIAL} 1 2+", "pooled_shape": "length2 1 2+",
     "approximate": "none tanh", "coordinate_transformation_mode": "half_pixel output_half_pixel", "BitShift.direction": "LEFT RIGHT", "activation": "none silu swish",
@@ -72,12 +69,12 @@ RULES: dict[str, str] = {
     "Attention.num_heads": "!1 2+", "RotaryEmbedding.num_heads": "1 2+", "MultiHeadAttention.num_heads": "!1 2+", "GroupQueryAttention.num_heads": "!1 2+",
     "GroupQueryAttention.kv_num_heads": "!1 2+", "LinearAttention.q_num_heads": "!1 2+", "LinearAttention.kv_num_heads": "!1 2+", "state_window": "0",
     "update_rule": "linear gated delta gated_delta", "mode": "TF IDF TFIDF", "case_change_action": "NONE LOWER UPPER", "maxsplit": "negative 0 1 2+", "locale": "given",
-    "stopwords": LENGTHS, "ngram_counts": LENGTHS, "ngram_indexes": LENGTHS, "pool_int64s": LENGTHS, "pool_strings": LENGTHS, "weights": LENGTHS,
+    "stopwords": "given", "pool_strings": "given", "weights": LENGTHS, **dict.fromkeys(["ngram_counts", "ngram_indexes", "pool_int64s"], f"{LENGTHS} 0 1 2+"),
     "TensorScatter.mode": "linear circular", "TensorScatter.axis": "negative 1 2+", "com.microsoft.LinearAttention.chunk_size": "2+",
     "body": "given", "then_branch": "given", "else_branch": "given", "num_scan_inputs": COUNT,
     "scan_input_axes": LENGTHS, "scan_input_directions": LENGTHS, "scan_output_axes": LENGTHS, "scan_output_directions": LENGTHS,
 }  # fmt: skip
-BIT_CAST = "bool int2 uint2 int4 uint4 float4e2m1 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz float8e8m0".split()
+BIT_CAST = ["bool", "int2", "uint2", "int4", "uint4", "float4e2m1", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0"]
 #: Classes that the rules above give but an operator does not have, with the reason.
 NOT: dict[str, str] = {
     "Constant sparse_value=given": "onnx-ir cannot write sparse tensors, and the campaign's models are made with it",
@@ -92,7 +89,7 @@ def title(op: Operator) -> str:
     return f"{op.domain}.{op.name}" if op.domain else op.name
 
 
-@lru_cache(maxsize=None)
+@cache
 def _attributes(name: str, domain: str, opset: int) -> tuple[tuple[str, Any, tuple[str, ...]], ...]:
     """(name, default, rule) of every attribute of an operator at an opset."""
     found = schema.schema(name, domain, opset)
@@ -156,7 +153,7 @@ def may_be_absent(op: Operator, opset: int, attribute: str) -> bool:
     return optional and f"{title(op)} {attribute}=absent" not in NOT
 
 
-@lru_cache(maxsize=None)
+@cache
 def universe(op: Operator) -> frozenset[str]:
     """Every `attribute=class` that an operator may be drawn with at the opsets drawn."""
     result = set[str]()

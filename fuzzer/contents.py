@@ -8,6 +8,7 @@ from fuzzer.network import Value
 from specs.draw import Source
 from specs.formats import Format
 
+WORDS = ("a", "Tea", "tea", "", "two words", "x-y-z", " lead", "straße", "A")
 REGIMES = ("uniform", "normal", "grid", "positive", "small", "sparse", "powers")
 
 
@@ -17,6 +18,8 @@ def draw_contents(v: Value, source: Source, rng: np.random.Generator) -> np.ndar
     if v.low is not None or v.high is not None:
         return _ranged(v, shape, rng)
     form = v.format
+    if form.kind == "string":
+        return rng.choice(np.array(WORDS, dtype=object), shape) if shape else np.array(rng.choice(WORDS), dtype=object)
     if form.kind == "bool":
         return np.asarray(rng.random(shape) < 0.5)
     if form.is_integer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import onnx_ir as ir
 from fuzzer.network import Body, Network, Step, Value
 from specs import schema
 
-IR_VERSION = {**{o: 7 for o in range(13, 15)}, **{o: 8 for o in range(15, 19)}, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 12, 26: 13}
+IR_VERSION = {**dict.fromkeys(range(13, 15), 7), **dict.fromkeys(range(15, 19), 8), 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 12, 26: 13}
 FUNCTIONS = "assay.functions"
 
 
@@ -23,7 +23,7 @@ def emit(network: Network) -> onnx.ModelProto:
     inputs = [_value(values, v) for v in network.inputs]
     initializers = [_value(values, v) for v in network.values if v.kind == "initializer" and v.uses]
     for v, made in ((v, values[id(v)]) for v in network.values if v.kind == "initializer" and v.uses):
-        made.const_value = ir.tensor(_content(v), dtype=ir.DataType(v.format.onnx), name=v.name)
+        made.const_value = _tensor(v)
     constants = [_constant(values, v) for v in network.values if v.kind == "constant" and v.uses]
     nodes = [*constants, *_nodes(values, network.steps)]
     opsets = {"": network.opset, **dict.fromkeys(_domains(network.steps), 1)}
@@ -51,7 +51,9 @@ def fill(proto: onnx.ModelProto, contents: Mapping[str, np.ndarray]) -> None:
 
 
 def _store(t: onnx.TensorProto, array: np.ndarray) -> None:
-    if array.dtype.kind in "fiub" or array.dtype.itemsize >= 2:
+    if array.dtype == object:
+        t.string_data[:] = [str(s).encode() for s in array.reshape(-1).tolist()]
+    elif array.dtype.kind in "fiub" or array.dtype.itemsize >= 2:
         t.raw_data = array.tobytes()
     else:
         name = t.name
@@ -59,7 +61,16 @@ def _store(t: onnx.TensorProto, array: np.ndarray) -> None:
 
 
 def _content(v: Value) -> np.ndarray:
+    if v.format.kind == "string" and v.content is None:
+        return np.full([d or 0 for d in v.shape], "", dtype=object)
     return v.content if v.content is not None else np.zeros([d or 0 for d in v.shape], v.format.numpy)
+
+
+def _tensor(v: Value) -> ir.TensorProtocol:
+    content = _content(v)
+    if v.format.kind == "string":
+        return ir.StringTensor([str(s).encode() for s in content.reshape(-1).tolist()], shape=ir.Shape(content.shape), name=v.name)
+    return ir.tensor(content, dtype=ir.DataType(v.format.onnx), name=v.name)
 
 
 def _type(v: Value) -> ir.TypeProtocol:
@@ -76,8 +87,7 @@ def _value(values: dict[int, ir.Value], v: Value) -> ir.Value:
 
 
 def _constant(values: dict[int, ir.Value], v: Value) -> ir.Node:
-    tensor = ir.tensor(_content(v), dtype=ir.DataType(v.format.onnx), name=v.name)
-    return ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], outputs=[_value(values, v)], name=f"n_{v.name}")
+    return ir.Node("", "Constant", [], [ir.AttrTensor("value", _tensor(v))], outputs=[_value(values, v)], name=f"n_{v.name}")
 
 
 def _nodes(values: dict[int, ir.Value], steps: Sequence[Step]) -> list[ir.Node]:
@@ -107,7 +117,7 @@ def _function(name: str, body: Body, opset: int) -> ir.Function:
     return ir.Function(FUNCTIONS, name, "", graph=graph, attributes=[])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _float_attributes(op: str, domain: str) -> frozenset[str]:
     """Attributes the schema declares as one float: an int drawn for them must not become an int attribute."""
     found = schema.schema(op, domain)

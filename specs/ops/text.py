@@ -11,11 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specs.formats import FLOAT
+from specs import Draw, Rule, op
+from specs.formats import FLOAT, INT32, INT64, STRING
 from specs.numerics import EXACT, Policy, Radii, exact_whole, undecided
-from specs.operator import meaning_only
 from specs.program import Node
 from specs.rule import Unsupported
+from specs.terms import broadcast
+
+#: Words for stop lists and pools, a few of which the inputs of the campaign hold as well.
+WORDS = ["a", "tea", "Tea", "two words", "x-y-z", ""]
 
 
 def _normalise(a: Node, x: np.ndarray) -> np.ndarray:
@@ -87,8 +91,67 @@ def _vectorise_error(a: Node, policy: Policy, balls: Sequence[Any], ys: Sequence
     return [(own, own)]
 
 
-meaning_only("StringNormalizer", _normalise, error=exact_whole)
-meaning_only("StringConcat", _concatenate, error=exact_whole)
-meaning_only("StringSplit", _split, error=exact_whole)
-meaning_only("RegexFullMatch", _matches, error=exact_whole)
-meaning_only("TfIdfVectorizer", _vectorise, error=_vectorise_error)
+# drawing ---------------------------------------------------------------------------------------------------------------
+#: Patterns that RE2 and Python read alike.
+PATTERNS = ["a.*", "", "[a-z]+", "(tea|Tea)?", r"\w*-\w*", ".{2,4}", r"[^\s]+\s?"]
+
+
+@op("StringNormalizer", meaning=_normalise, error=exact_whole, weight=0.2)
+def string_normalizer(g: Draw) -> Rule:
+    """One row of words; how many are left depends on the words."""
+    x = g.operand(like=[None] if g.flag(0.6) else [1, None], among=[STRING])
+    attrs: dict[str, Any] = {}
+    if g.flag(0.7):
+        attrs["case_change_action"] = g.pick(["NONE", "LOWER", "UPPER"])
+    if g.flag():
+        attrs["is_case_sensitive"] = g.int(0, 1)
+    if g.flag(0.7):
+        attrs["stopwords"] = [g.pick(WORDS) for _ in range(g.int(1, 4))]
+    if g.flag(0.2):
+        attrs["locale"] = "en_US.UTF-8"
+    return Rule([x], [[*x[:-1], None]], attrs)
+
+
+@op("StringConcat", meaning=_concatenate, error=exact_whole, since=20, weight=0.2)
+def string_concat(g: Draw) -> Rule:
+    x = g.operand(low=0, among=[STRING])
+    y = g.broadcastable(x, among=[STRING])
+    return Rule([x, y], [broadcast(x, y)])
+
+
+@op("StringSplit", meaning=_split, error=exact_whole, since=20, weight=0.2)
+def string_split(g: Draw) -> Rule:
+    """Rows are padded to the longest, which the words decide."""
+    x = g.operand(among=[STRING])
+    attrs: dict[str, Any] = {}
+    if g.flag(0.7):
+        attrs["delimiter"] = g.pick(["-", " ", "", "ea"])
+    if g.flag():
+        attrs["maxsplit"] = g.int(-1, 3)
+    return Rule([x], [[*x, None], x], attrs)
+
+
+@op("RegexFullMatch", meaning=_matches, error=exact_whole, since=20, weight=0.2)
+def regex_full_match(g: Draw) -> Rule:
+    x = g.operand(low=0, among=[STRING])
+    return Rule([x], [x], {"pattern": g.pick(PATTERNS)} if g.flag(0.9) else {})
+
+
+@op("TfIdfVectorizer", meaning=_vectorise, error=_vectorise_error, weight=0.3)
+def tf_idf_vectorizer(g: Draw) -> Rule:
+    """A pool of one to three lengths of n-grams, of numbers or words, some of them skipping tokens."""
+    form = g.type("T", among=[STRING] if g.flag(0.3) else [INT64, INT32])
+    longest = g.int(1, 3)
+    x = g.given([g.int(1, 12)] if g.flag() else [g.int(1, 4), g.int(1, 12)], 0, 5) if form is not STRING else g.operand(rank=(1, 2))
+    pools = [list(dict.fromkeys(tuple(g.pick(WORDS) if form is STRING else g.int(0, 5) for _ in range(n)) for _ in range(g.int(1, 4)))) for n in range(1, longest + 1)]
+    counts = [sum(n * len(pools[n - 1]) for n in range(1, k)) for k in range(1, longest + 1)]
+    grams = sum(map(len, pools))
+    flat = [token for pool in pools for gram in pool for token in gram]
+    attrs: dict[str, Any] = {"mode": g.pick(["TF", "IDF", "TFIDF"]), "ngram_counts": counts, "ngram_indexes": g.permutation(grams)}
+    attrs["pool_strings" if form is STRING else "pool_int64s"] = flat
+    attrs["min_gram_length"] = g.int(1, longest)
+    attrs["max_gram_length"] = g.int(attrs["min_gram_length"], longest)
+    attrs["max_skip_count"] = g.int(0, 2)
+    if g.flag():
+        attrs["weights"] = [g.int(1, 8) / 4 for _ in range(grams)]
+    return Rule([x], [[*x[:-1], grams]], attrs)

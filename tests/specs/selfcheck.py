@@ -121,7 +121,7 @@ def _propagation(model: bytes, inputs: Mapping[str, np.ndarray], seed: int, tall
     size = 2.0 ** -(4 + seed % 24)
     feeds, radii = dict[str, Ball](), dict[str, torch.Tensor]()
     for name, x in exact.items():
-        if x.is_floating_point() and (program.inputs[name][0] or FLOAT).bits >= 16:
+        if isinstance(x, torch.Tensor) and x.is_floating_point() and (program.inputs[name][0] or FLOAT).bits >= 16:
             radii[name] = (x.abs() + 2.0**-8) * size
             feeds[name] = Ball(x, radii[name], radii[name] / 2)
         else:
