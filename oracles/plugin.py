@@ -24,6 +24,8 @@ from specs.rule import UsageError
 Compiled = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 #: (model, setting) -> the model, compiled at this setting.
 Compile = Callable[[bytes, str], Compiled]
+#: (model, setting) -> names of the optimisations at work; the setting "all~A~B" is "all" without A and B.
+Switches = Callable[[bytes, str], Sequence[str]]
 #: What a message says, as a regular expression on "TypeName: message", and why it means "does not implement this".
 Refusals = Sequence[tuple[str, str]]
 
@@ -43,6 +45,7 @@ class Backend:
     requires           modules that have to be importable; the distribution of the first gives the version
     module             where the worker finds the function again
     tools              commands of which one has to be on the path (compilers); none needed when empty
+    switches           what can be turned off one by one in a compilation, to find out which optimisation is guilty
     defect             why a plugin could not be loaded
     """
 
@@ -58,6 +61,7 @@ class Backend:
     install: str
     module: str
     tools: tuple[str, ...] = ()
+    switches: Switches | None = None
     defect: str = ""
 
     def version(self) -> str | None:
@@ -104,6 +108,7 @@ def backend(
     warm: Callable[[], None] = lambda: None,
     requires: Sequence[str] = (),
     tools: Sequence[str] = (),
+    switches: Switches | None = None,
     distribution: str = "",
     install: str = "",
 ) -> Callable[[Compile], Compile]:
@@ -124,7 +129,7 @@ def backend(
         advice = install or f"pip install {distribution_of or name}"
         table, needs = tuple(unsupported), tuple(requires)
         _registry[name] = Backend(
-            name, compile, tuple(settings), chosen, reference_setting, table, warm, needs, distribution_of, advice, compile.__module__, tuple(tools)
+            name, compile, tuple(settings), chosen, reference_setting, table, warm, needs, distribution_of, advice, compile.__module__, tuple(tools), switches
         )
         return compile
 
@@ -162,6 +167,8 @@ def find(name: str) -> Backend:
 def parse(text: str) -> list[Target]:
     """`a,b:setting,c:*` as targets: a at its default settings, b at one (several: `b:x,b:y` or `b:x+y`), c at all.
 
+    `b:x~A~B` is setting x without the optimisations A and B, where the backend can do that.
+
     Raises UsageError for an unknown backend or setting. Whether a backend is installed is not checked here.
     """
     chosen: dict[str, list[str]] = {}
@@ -172,10 +179,19 @@ def parse(text: str) -> list[Target]:
         b = find(name)
         settings = b.default if not colon else b.settings if wanted == "*" else tuple(wanted.split("+"))
         for s in settings:
-            if s not in b.settings:
-                raise UsageError(f"backend '{name}' has no setting '{s}'{_nearest(s, b.settings)}; it has {', '.join(b.settings)}")
+            base, off = split(s)
+            if off and b.switches is None:
+                raise UsageError(f"backend '{name}' has nothing that could be turned off: write {name}:{base}")
+            if base not in b.settings:
+                raise UsageError(f"backend '{name}' has no setting '{base}'{_nearest(base, b.settings)}; it has {', '.join(b.settings)}")
         chosen.setdefault(name, []).extend(s for s in settings if s not in chosen.get(name, []))
     return [Target(name, tuple(settings)) for name, settings in chosen.items()]
+
+
+def split(setting: str) -> tuple[str, tuple[str, ...]]:
+    """'all~A~B' as the setting 'all' and what is turned off in it."""
+    base, *off = setting.split("~")
+    return base, tuple(off)
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -29,6 +29,8 @@ from oracles import plugin
 from oracles.failures import classify, tidy, words
 from oracles.records import Outcome
 
+#: A setting followed by this asks what can be turned off in it, instead of running the model.
+ASK = "?"
 _F_SETSIG = 10  # fcntl.F_SETSIG, which Python names only since 3.14
 _CHECK_EVERY = 64
 
@@ -93,6 +95,9 @@ def answer(
     before = {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in inputs.items()}
     begun = time.perf_counter()
     try:
+        if setting.endswith(ASK):
+            names = backend.switches(model, setting[: -len(ASK)]) if backend.switches is not None else ()
+            return Outcome(backend.name, setting, "ok", {"switches": np.array(list(names), dtype=object)})
         compiled = backend.compile(model, setting)
         prepare = getattr(compiled, "prepare", None)
         if prepare is not None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from oracles.backends.torch import UNSUPPORTED as EAGER
-from oracles.plugin import Compiled, backend
+from oracles.plugin import Compiled, backend, split
 from oracles.worker import same
 from specs.rule import Unsupported
 
@@ -35,6 +35,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "unfused": {"max_fusion_size": 1, "epilogue_fusion": False, "pattern_matcher": False, "cpp.max_horizontal_fusion_size": 1, "inplace_buffers": False},
     "fused": {"aggressive_fusion": True, "max_fusion_size": 256, "cpp.max_horizontal_fusion_size": 64, "freezing": True},
 }
+#: What turns one part of the compiler off.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "vectorisation": {"cpp.simdlen": 1},
+    "fusion": {"max_fusion_size": 1, "cpp.max_horizontal_fusion_size": 1},
+    "epilogue_fusion": {"epilogue_fusion": False},
+    "pattern_matcher": {"pattern_matcher": False},
+    "inplace_buffers": {"inplace_buffers": False},
+    "buffer_reuse": {"allow_buffer_reuse": False},
+    "loop_tail_vectorisation": {"cpp.enable_loop_tail_vec": False},
+    "tiling_heuristics": {"cpp.enable_tiling_heuristics": False},
+    "weight_prepack": {"cpp.weight_prepack": False},
+    "split_reductions": {"split_reductions": False},
+    "reorder_for_locality": {"reorder_for_locality": False},
+    "freezing": {"freezing": False},
+}
+
+
+def switches(model: bytes, setting: str) -> list[str]:
+    """Those that are not off already; all the same for every model, inductor does not say what it used."""
+    base, off = split(setting)
+    done = {**OPTIONS[base], **{k: v for name in off for k, v in SWITCHES[name].items()}}
+    on = [name for name, options in SWITCHES.items() if any(k not in done or done[k] != v for k, v in options.items())]
+    return [] if base == "off" else [name for name in on if name != "freezing" or done.get("freezing")]
 
 
 def warm() -> None:
@@ -58,6 +81,7 @@ def warm() -> None:
     warm=warm,
     requires=["torch"],
     unsupported=UNSUPPORTED,
+    switches=switches,
     tools=["g++", "clang++"],
     install="pip install torch, and the system's g++",
 )
@@ -68,6 +92,8 @@ def inductor(model: bytes, setting: str) -> Compiled:
     from specs.program import Program, to_numpy
 
     program = Program(model)
+    base, off = split(setting)
+    options = {**OPTIONS[base], **{k: v for name in off for k, v in SWITCHES[name].items()}, "fx_graph_cache": False}
     torch.compiler.reset()
     compiled: Traced | None = None
 
@@ -76,9 +102,7 @@ def inductor(model: bytes, setting: str) -> Compiled:
         values = _tensors(program, feeds)
         with torch.no_grad():
             traced = trace(program, values)
-            how: dict[str, Any] = (
-                {"backend": "aot_eager"} if setting == "off" else {"backend": "inductor", "options": {"fx_graph_cache": False, **OPTIONS[setting]}}
-            )
+            how: dict[str, Any] = {"backend": "aot_eager"} if base == "off" else {"backend": "inductor", "options": options}
             traced.graph = torch.compile(traced.graph, dynamic=False, fullgraph=True, **how)
             traced.graph(*(v.clone() for v in values.values()))
         if traced.looked:

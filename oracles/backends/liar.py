@@ -13,16 +13,23 @@ import numpy as np
 
 from oracles.backends.null import answers
 from oracles.backends.reference import warm
-from oracles.plugin import Compiled, backend
+from oracles.plugin import Compiled, backend, split
 from specs.rule import Unsupported
 
 SETTINGS = ["ok", "element", "nan", "dtype", "shape", "crash", "abort", "hang", "oom", "hoard", "unstable", "refuse", "broken", "unsupported"]
 
 
-@backend("liar", settings=SETTINGS, default=["ok"], reference_setting="ok", warm=warm, requires=["torch"])
+#: What can be turned off in it; the lies told by "element" and "broken" need both of the guilty.
+SWITCHES, GUILTY = ["folding", "fusion", "layout", "sharing", "reuse"], {"fusion", "reuse"}
+
+
+@backend("liar", settings=SETTINGS, default=["ok"], reference_setting="ok", warm=warm, requires=["torch"], switches=lambda model, setting: SWITCHES)
 def liar(model: bytes, setting: str) -> Compiled:
     """`refuse` fails at load, `broken` at run; `crash` and `abort` die, `oom` asks for memory
     until it is refused, `hoard` takes pages that no limit of the system counts."""
+    setting, off = split(setting)
+    if setting in ("element", "broken") and GUILTY & set(off):
+        setting = "ok"
     if setting == "refuse":
         raise RuntimeError("liar: this model is not to my taste")
     if setting == "unsupported":

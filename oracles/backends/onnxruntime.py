@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
+import re
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from oracles.plugin import Compiled, backend
+from oracles.plugin import Compiled, backend, split
 from specs.formats import BY_NAME, BY_ONNX, Format
 from specs.rule import Unsupported
 
@@ -35,6 +38,17 @@ UNSUPPORTED = (
     (r"Failed to construct locale", "the machine lacks a locale: nothing about the model"),
 )
 _PLAIN = {"float", "double", "float16", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "bool", "string"}
+#: They run at every level: types and copies between devices.
+_NECESSARY = {"InsertCastTransformer", "MemcpyTransformer", "TransformerForMemcpy", "RemoveDuplicateCastTransformer", "CastFloat16Transformer"}
+#: ONNX Runtime logs these sets as one optimiser, and turns their rules off one by one.
+_RULES = {
+    "Level1_RuleBasedTransformer": [
+        "EliminateIdentity", "EliminateSlice", "UnsqueezeElimination", "EliminateDropout", "ExpandElimination", "CastElimination", "PreShapeNodeElimination",
+        "NoopElimination", "DivMulFusion", "FuseReluClip", "GemmSumFusion", "GemmTransposeFusion", "NotWhereFusion", "ConvAddFusion", "ConvMulFusion",
+        "ConvBNFusion", "PadFusion", "MatmulBNFusion", "LabelEncoderFusion", "CastChainElimination", "ConcatSliceElimination",
+    ],
+    "Level2_RuleBasedTransformer": ["ClipQuantFusion", "ReluQuantFusion"],
+}  # fmt: skip
 _LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
 
@@ -52,6 +66,7 @@ def warm() -> None:
     warm=warm,
     requires=["onnxruntime"],
     unsupported=UNSUPPORTED,
+    switches=lambda model, setting: optimisers(model, setting),
 )
 def onnxruntime(model: bytes, setting: str) -> Compiled:
     session = load(model, setting)
@@ -71,15 +86,46 @@ def onnxruntime(model: bytes, setting: str) -> Compiled:
     return call
 
 
-def load(model: bytes, setting: str, disabled: list[str] | None = None) -> Any:
-    """A session at a level; `disabled` names optimisers to leave out, which is how a pass is blamed."""
+def load(model: bytes, setting: str, severity: int = 4) -> Any:
+    """A session at a level, without the optimisers that the setting turns off."""
     import onnxruntime as ort
 
+    level, disabled = split(setting)
     options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = severity
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[setting])
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[level])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled) or None)
+
+
+def optimisers(model: bytes, setting: str) -> list[str]:
+    """Those that changed this model, as ONNX Runtime itself logs; all there are when the model does not load. A set of rules stands for its rules."""
+    found, loaded = _logged(model, setting, "1")
+    if not loaded:
+        found, _ = _logged(_PLAINEST, setting, r"\d")
+    names = [name for name in found if name not in _NECESSARY]
+    return [n for name in names for n in _RULES.get(name, [name])]
+
+
+def _logged(model: bytes, setting: str, modified: str) -> tuple[list[str], bool]:
+    loaded = True
+    with tempfile.TemporaryFile() as log:
+        kept = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            load(model, setting, severity=1)
+        except Exception:  # this is asked about models that fail
+            loaded = False
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        log.seek(0)
+        text = log.read().decode("utf-8", "replace")
+    return list(dict.fromkeys(re.findall(rf"GraphTransformer (\w+) modified: {modified}", text))), loaded
+
+
+#: Relu(x), serialised: loads anywhere, and nothing changes it.
+_PLAINEST = bytes.fromhex("08083a330a0c0a0178120179220452656c751201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a08080112040a02080142040a00100d")
 
 
 def _element(kind: str) -> str:

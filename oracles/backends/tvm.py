@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles.plugin import Compiled, backend
+from oracles.plugin import Compiled, backend, split
 from specs.formats import BY_ONNX
 from specs.rule import Unsupported
 
@@ -57,6 +57,7 @@ def warm() -> None:
     warm=warm,
     requires=["tvm"],
     unsupported=UNSUPPORTED,
+    switches=lambda model, setting: switches(model, setting),
     distribution="apache-tvm",
 )
 def tvm(model: bytes, setting: str) -> Compiled:
@@ -100,6 +101,17 @@ def _narrow(element: int) -> bool:
 
 def passes(model: bytes, setting: str) -> list[str]:
     """The names of the passes a setting runs; for "random" a function of the model alone, so that a finding replays."""
+    base, off = split(setting)
+    gone = {name for switch in off for name in ([*_FUSION] if switch == "FuseOps" else [switch])}
+    return [name for name in _passes(model, base) if name not in gone]
+
+
+def switches(model: bytes, setting: str) -> list[str]:
+    """Passes that can be left out; FuseOps stands for itself and its companions, which make no sense alone."""
+    return [name for name in dict.fromkeys(passes(model, setting)) if name not in _NECESSARY and name not in _FUSION[1:]]
+
+
+def _passes(model: bytes, setting: str) -> list[str]:
     if setting == "default":
         return [*_DISPATCH, "LegalizeOps", *_LOWER]
     if setting == "fused":
@@ -114,11 +126,13 @@ def passes(model: bytes, setting: str) -> list[str]:
 
 
 _DISPATCH = ["DispatchSampling", "DispatchSortScan"]
+_FUSION = ["FuseOps", "FuseTIR", "AnnotateTIROpPattern"]
 _FUSE = ["AnnotateTIROpPattern", "FoldConstant", "FuseOps", "FuseTIR"]
 _LOWER = ["RewriteDataflowReshape", "ToNonDataflow", "RemovePurityChecking", "CallTIRRewrite", "StaticPlanBlockMemory", "LowerAllocTensor", "KillAfterLastUse",
           "LowerRuntimeBuiltin", "ComputePrimValue", "VMShapeLower", "AttachGlobalSymbol"]  # fmt: skip
 #: Passes of the lowering that only save time or memory.
 _OPTIONAL = {"RewriteDataflowReshape", "StaticPlanBlockMemory", "KillAfterLastUse"}
+_NECESSARY = {*_DISPATCH, "LegalizeOps", *_LOWER} - _OPTIONAL
 #: Keep the meaning and the rounding of every operator, so they may run in any order. Left out are those
 #: that are allowed to change results (FastMathTransform, ToMixedPrecision) or re-associate products of matrices (AdjustMatmulOrder, ExpandMatmulOfSum).
 _ON_OPERATORS = [
