@@ -51,5 +51,3 @@ def validity(scale: Scale) -> Figures:
             ones += sum(d == 1 for d in v.shape)
             elements.append(v.elements)
     return {"models": models, "share_valid": valid / models, "share_dims_one": ones / dims, "median_elements": statistics.median(elements)}
-
-

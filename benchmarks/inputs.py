@@ -35,4 +35,7 @@ def inputs(scale: Scale) -> Figures:
 
 def _differentiable(network: Network) -> bool:
     """Every operator of the network is evaluated by torch, so losses reach each float leaf that they depend on."""
-    return all(s.operator is not None or s.bodies or s.domain or s.op in ("Identity", "Constant", "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceAt") for s in network.steps)
+    return all(
+        s.operator is not None or s.bodies or s.domain or s.op in ("Identity", "Constant", "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceAt")
+        for s in network.steps
+    )

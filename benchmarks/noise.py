@@ -31,8 +31,8 @@ def implementations(p: Prepared) -> Iterator[tuple[str, Callable[[Mapping[str, n
 
 def real(p: Prepared) -> Iterator[tuple[str, Outputs]]:
     """Clean runs of ONNX Runtime without and with all optimisations. What it cannot run is no concern of this benchmark."""
-    from oracles.pool import run
     from oracles.plugin import parse
+    from oracles.pool import run
 
     if find("onnxruntime").available():
         for o in run(p.case, parse("onnxruntime:off+all")):

@@ -13,8 +13,8 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 
 from corpus.store import Store
-from fuzzer import lane as lanes
 from fuzzer import investigation
+from fuzzer import lane as lanes
 from fuzzer.findings import remember
 from fuzzer.investigation import Answer, Suspicion
 from fuzzer.lane import Batch
@@ -182,7 +182,9 @@ class Campaign:
                 self._hand_over()
         except (EOFError, OSError):
             dead = self.open.pop(0) if self.open else None
-            self._defect(-1, f"the process that looks at suspicions died with exit status {self.investigator.exitcode}{f' over case {dead.case.id}' if dead else ''}")
+            self._defect(
+                -1, f"the process that looks at suspicions died with exit status {self.investigator.exitcode}{f' over case {dead.case.id}' if dead else ''}"
+            )
             self._hire()
             self._hand_over()
 

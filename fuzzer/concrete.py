@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from specs import schema
 from specs.draw import Draw
 from specs.formats import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format
 from specs.operator import Operator
-from specs.rule import Dim, Misfit, Operand
+from specs.rule import Dim, Misfit, Operand, Rule
 
 if TYPE_CHECKING:
     from fuzzer.grow import Growth
@@ -24,7 +24,7 @@ EDGES = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33)
 TRIES = 10  # existing values looked at for one operand: bounded, so that cost per node does not grow with the network
 
 
-@lru_cache(maxsize=None)
+@cache
 def _bag(formats: tuple[Format, ...]) -> tuple[Format, ...]:
     """Each format as often as its weight, float32 first: one choice picks one."""
     ordered = sorted(formats, key=lambda f: -WEIGHTS.get(f, 0))
@@ -40,6 +40,12 @@ class Concrete(Draw):
         self.opset = growth.opset_of(op.domain)
         self.bound: dict[str, Format] = {}
         self.operands: list[tuple[Operand | None, Format | None]] = []
+
+    def settled(self, rule: Rule) -> Rule:
+        """The rule with every size known. Raises Misfit when its conditions do not hold."""
+        if not all(rule.where):
+            raise Misfit(f"{self.op.name}: the sizes drawn do not satisfy a condition")
+        return rule
 
     # types --------------------------------------------------------------------------------------------------------
     def _allowed(self, variable: str, among: Sequence[Format] | None) -> tuple[Format, ...]:
@@ -210,7 +216,9 @@ class Concrete(Draw):
                 dims = [self.size(1, 4), *dims]
         return self._fresh(variable, among, dims, role=role)
 
-    def given(self, shape: Sequence[Dim], low: float, high: float, *, unique: bool = False, among: Sequence[Format] | None = None, role: str = "data") -> Operand:
+    def given(
+        self, shape: Sequence[Dim], low: float, high: float, *, unique: bool = False, among: Sequence[Format] | None = None, role: str = "data"
+    ) -> Operand:
         return self._fresh(self._variable(), among, shape, low=low, high=high, unique=unique, role=role)
 
     def const(self, content: Any) -> Operand:

@@ -21,7 +21,6 @@ from oracles.records import Case
 from specs.draw import Source
 from specs.program import Program, to_torch
 
-
 REPAIRS = 4  # operators replaced, at most, in a network that has no safe inputs as drawn
 
 
@@ -37,7 +36,15 @@ class Generated:
     repairs: int = 0
 
 
-def generate_from(source: Source, nodes: int, menu: Menu = EVERYTHING, elements: int = 4096, origin: Mapping[str, object] | None = None, check: bool = True, wraps: bool = True) -> Generated:
+def generate_from(
+    source: Source,
+    nodes: int,
+    menu: Menu = EVERYTHING,
+    elements: int = 4096,
+    origin: Mapping[str, object] | None = None,
+    check: bool = True,
+    wraps: bool = True,
+) -> Generated:
     """One case from any source of choices. Raises onnx's checker error if the model is not valid: that is our bug."""
     times = [time.perf_counter()]
     network = grow(source, nodes, menu, elements)
@@ -62,7 +69,7 @@ def generate_from(source: Source, nodes: int, menu: Menu = EVERYTHING, elements:
         onnx.checker.check_model(model, full_check=True)
     times.append(time.perf_counter())
     inputs = {v.name: found.contents[v.name] for v in network.inputs}
-    seconds = dict(zip(("grow", "emit", "search", "check"), np.diff(times).tolist(), strict=True))
+    seconds = {stage: float(t) for stage, t in zip(("grow", "emit", "search", "check"), np.diff(times), strict=True)}
     return Generated(Case(model, inputs, dict(origin or {})), network, program, found, seconds, repairs)
 
 

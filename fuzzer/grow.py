@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import networkx
@@ -101,8 +101,8 @@ class Growth:
             try:
                 op = self._operator(target.format)
                 g = (_symbolic() if solving else Concrete)(self, op, (), target)
-                rule = g.solved(op.draw(g)) if solving else self._draw(op, g)
-                if tuple(rule.outputs[0] or ()) != target.shape or self._out_format(g, 0) is not target.format or not self._fits(rule):
+                rule = self._draw(op, g)
+                if tuple(rule.outputs[0] or ()) != target.shape or self._out_format(g, 0) is not target.format:
                     continue
                 self._commit(g, rule, target)
                 self.features.add("backward, solved by z3" if solving else "backward")
@@ -110,9 +110,6 @@ class Growth:
             except Misfit:
                 continue
         return False
-
-    def _fits(self, rule: Rule) -> bool:
-        return all(_elements(o) <= self.elements for o in rule.inputs if o is not None)
 
     def _operator(self, form: Format | None) -> Operator:
         bag = _bag(self.opset, self.menu.names, form, self.palette) or _bag(self.opset, self.menu.names, None, self.palette)
@@ -122,9 +119,7 @@ class Growth:
 
     def _draw(self, op: Operator, g: Concrete) -> Rule:
         assert op.draw is not None
-        rule = op.draw(g)
-        if not all(rule.where):
-            raise Misfit(f"{op.name}: the sizes drawn do not satisfy a condition")
+        rule = g.settled(op.draw(g))
         for shape in (*rule.outputs, *rule.inputs):
             if shape and any(d is not None and d < 0 for d in shape):
                 raise Misfit(f"{op.name}: negative size")
@@ -276,7 +271,7 @@ def _elementwise(step: Step, shapes: Sequence[tuple[int | None, ...]]) -> bool:
     return step.operator is not None and step.operator.family in ("arithmetic", "comparison")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _formats(name: str, domain: str, opset: int, variable: str, among: tuple[Format, ...] | None, palette: tuple[Format, ...]) -> tuple[Format, ...]:
     allowed = schema.formats(name, domain, opset, variable)
     if among is not None:
@@ -286,7 +281,7 @@ def _formats(name: str, domain: str, opset: int, variable: str, among: tuple[For
     return tuple(f for f in allowed if f in palette) or tuple(f for f in allowed if f in DRAWN) or allowed
 
 
-@lru_cache(maxsize=None)
+@cache
 def _bag(opset: int, names: frozenset[tuple[str, str]] | None, form: Format | None, palette: tuple[Format, ...]) -> tuple[Operator, ...]:
     """Operators that can be drawn at an opset with a first input of this format, as often as their weight says."""
     found: list[Operator] = []

@@ -98,4 +98,3 @@ def main(parent: Connection, settings: Settings) -> None:
         pass
     finally:
         close()
-

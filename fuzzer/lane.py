@@ -6,10 +6,11 @@ The parent only listens. A lane that dies loses the case in flight and is starte
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -47,6 +48,10 @@ class Pending:
     weigh: Weigh
 
 
+def _sums() -> dict[str, float]:
+    return defaultdict(float)
+
+
 @dataclass
 class Batch:
     """What a lane tells its parent every now and then. Everything is a sum since the last one."""
@@ -55,7 +60,7 @@ class Batch:
     index: int = -1  # the last case begun
     cases: int = 0
     rejected: Counter[str] = field(default_factory=Counter)  # cases not run, by reason
-    seconds: Counter[str] = field(default_factory=Counter)  # by stage and by backend
+    seconds: dict[str, float] = field(default_factory=_sums)  # by stage and by backend
     verdicts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # (backend, setting, verdict)
     tested: Counter[str] = field(default_factory=Counter)  # cases per backend
     features: Counter[str] = field(default_factory=Counter)
@@ -256,7 +261,5 @@ def main(parent: Connection, settings: Settings, lane: int, start: int, known: S
         return
     finally:
         if state is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError, OSError):
                 state.close()
-            except (BrokenPipeError, OSError):
-                pass

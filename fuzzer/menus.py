@@ -7,7 +7,7 @@ they still steer, and whatever they avoid is drawn now and then all the same, so
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import oracles.backends
@@ -19,7 +19,7 @@ def path(backend: str) -> Path:
     return FOLDER / f"{backend}.unsupported.json"
 
 
-@lru_cache(maxsize=None)
+@cache
 def avoided(backend: str) -> frozenset[str]:
     """Support keys (see fuzzer.grow.support_key) that a backend never ran: not implemented, or failing alone already.
 

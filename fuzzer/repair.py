@@ -20,7 +20,7 @@ def tame(network: Network, at: str, source: Source) -> bool:
     names = _counterparts(step)
     if not names:
         return False
-    step.op = names[source.choose(len(names))]
+    step.op, step.domain = names[source.choose(len(names))], ""
     step.operator, step.attrs = find(step.op), {}
     return True
 

@@ -140,11 +140,20 @@ class Live:
 def line(p: Progress) -> str:
     """Progress as one line."""
     tested = " ".join(f"{b} {n}" for b, n in sorted(p.tested.items(), key=lambda x: -x[1]))
-    return f"{clock(p.elapsed)} of {p.budget}  cases {p.cases} ({p.rate:.1f}/s)  valid {p.valid:.1%}  {tested}  findings {len(p.findings)} (known {p.known}, flaky {p.flaky})"
+    found = f"findings {len(p.findings)} (known {p.known}, flaky {p.flaky})"
+    return f"{clock(p.elapsed)} of {p.budget}  cases {p.cases} ({p.rate:.1f}/s)  valid {p.valid:.1%}  {tested}  {found}"
 
 
 def as_json(p: Progress) -> dict[str, Any]:
-    return {"seconds": round(p.elapsed, 1), "cases": p.cases, "valid": round(p.valid, 4), "tested": p.tested, "findings": len(p.findings), "known": p.known, "flaky": p.flaky}
+    return {
+        "seconds": round(p.elapsed, 1),
+        "cases": p.cases,
+        "valid": round(p.valid, 4),
+        "tested": p.tested,
+        "findings": len(p.findings),
+        "known": p.known,
+        "flaky": p.flaky,
+    }
 
 
 def panel(p: Progress) -> Any:

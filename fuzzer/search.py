@@ -8,6 +8,7 @@ where no gradient arrives (integer paths) the leaves involved are drawn again. M
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,8 +64,9 @@ class _Watch:
             for loss in node.op.safe(node, *args):
                 if loss.numel() and not bool(loss.amax() <= 0):
                     self._violated(node, loss.clamp(min=0) + (loss > 0) * 1e-2, "outside its domain")
-        flat = self.want and node.op.proxy is not None and args and isinstance(args[0], torch.Tensor) and args[0].is_floating_point()
-        meaning = node.op.proxy if flat else node.op.meaning
+        meaning = node.op.meaning
+        if self.want and node.op.proxy is not None and args and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
+            meaning = node.op.proxy
         result = [wrap(v, f) for v, f in zip(outputs(meaning(node, *args)), node.out_formats, strict=False)]
         for y, form in zip(result, node.out_formats, strict=False):
             if form is None or not form.is_float or not isinstance(y, torch.Tensor) or not y.numel():
@@ -79,6 +81,10 @@ class _Watch:
                 if not bool(torch.isfinite(y).all()):
                     raise _Outside
         return result
+
+    @property
+    def violation(self) -> tuple[Node, str] | None:
+        return None if self.first is None else (self.first, self.how)
 
     def _violated(self, node: Node, loss: torch.Tensor, how: str) -> None:
         if self.first is None:
@@ -140,27 +146,26 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
     for v in free:
         tensors[v.name].requires_grad_(True)
     params = [tensors[v.name] for v in free]
-    violation, found = _violation(program, {k: t.detach() for k, t in tensors.items()}), dict(contents)
+    violation, found = _violation(program, {k: t.detach() if isinstance(t, torch.Tensor) else t for k, t in tensors.items()}), dict(contents)
     if not params:
         return 0, found, violation
     best, stale, taken = float("inf"), 0, 0
-    for taken in range(1, STEPS + 1):
+    while taken < STEPS:
+        taken += 1
         watch = _Watch(tensors, losses=True)
-        try:
+        with contextlib.suppress(_Outside):
             evaluate(program.graph, dict(tensors), watch)
-        except _Outside:
-            pass
         active = [x for x in watch.losses if x.requires_grad]
         if not active:
             found.update({v.name: _rounded(tensors[v.name], v) for v in free})
-            violation = _violation(program, _tensors(leaves, found)) if not watch.losses else (watch.first, watch.how)  # type: ignore[assignment]
+            violation = _violation(program, _tensors(leaves, found)) if not watch.losses else watch.violation
             break
         total = torch.stack(active).sum()
         size = float(total.detach())
         stale = 0 if size < 0.97 * best else stale + 1
         best = min(best, size)
         if stale >= PATIENCE:
-            violation = (watch.first, watch.how)  # type: ignore[assignment]
+            violation = watch.violation
             break
         gradients = torch.autograd.grad(total, params, allow_unused=True)
         with torch.no_grad():

@@ -47,7 +47,11 @@ def parse_budget(text: str) -> Budget:
     """`90s`, `2m`, `1h30m`, `500cases`. Raises UsageError for anything else."""
     if m := re.fullmatch(r"(\d+)\s*cases?", text.strip()):
         return Budget(cases=int(m[1]))
-    if text.strip() and (m := re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())) and any(m.groups()):
+    if (
+        text.strip()
+        and (m := re.fullmatch(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()))
+        and any(m.groups())
+    ):
         seconds = sum(float(n) * f for n, f in zip(m.groups(), (86400, 3600, 60, 1), strict=True) if n)
         if seconds > 0:
             return Budget(seconds=seconds)

@@ -81,7 +81,7 @@ class Symbolic(Concrete):
         shape = (len(content),) if isinstance(content, (list, tuple)) else ()
         return self._append(Operand(shape, format=form, content=content, role="parameter"), form)
 
-    def solved(self, rule: Rule) -> Rule:
+    def settled(self, rule: Rule) -> Rule:
         """The rule with ints, its first output having the target's shape. Raises Misfit when there is no solution."""
         assert self.target is not None
         result = rule.outputs[0]

@@ -57,7 +57,9 @@ def _renamed(part: Sequence[Step], suffix: str, given: dict[int, Value]) -> tupl
     return steps, inside
 
 
-def _spliced(network: Network, first: int, last: int, new: Sequence[Step], feature: str, values: Sequence[Value] = (), functions: Sequence[Function] = ()) -> Network:
+def _spliced(
+    network: Network, first: int, last: int, new: Sequence[Step], feature: str, values: Sequence[Value] = (), functions: Sequence[Function] = ()
+) -> Network:
     steps = [*network.steps[:first], *new, *network.steps[last:]]
     return replace(network, steps=steps, values=[*network.values, *values], functions=functions, features=network.features | {feature})
 
@@ -91,7 +93,11 @@ def _loop(network: Network, source: Source) -> Network:
     if not carried:
         raise Misfit("a Loop needs a part that keeps shape and type")
     start, end = carried[0], outputs[0]
-    iteration, going, inner = Value("loop_i", INT64, (), "node"), Value("loop_going", BOOL, (), "node"), replace(start, name=f"{start.name}_carried", kind="node")
+    iteration, going, inner = (
+        Value("loop_i", INT64, (), "node"),
+        Value("loop_going", BOOL, (), "node"),
+        replace(start, name=f"{start.name}_carried", kind="node"),
+    )
     on = Value("loop_on", BOOL, (), "node")
     steps, inside = _renamed(network.steps[first:last], "_body", {id(start): inner})
     body = Body([iteration, going, inner], [on, inside[id(end)]], [Step("Identity", "", [going], [on], {}), *steps])
@@ -105,7 +111,15 @@ def _scan(network: Network, source: Source) -> Network:
     at = source.choose(len(network.steps))
     step = network.steps[at]
     x, y = (step.inputs or [None])[0], step.outputs[0]
-    if len(step.inputs) != 1 or x is None or y is None or step.operator is None or step.operator.family not in ("elementwise", "activation") or not x.shape or x.shape != y.shape:
+    if (
+        len(step.inputs) != 1
+        or x is None
+        or y is None
+        or step.operator is None
+        or step.operator.family not in ("elementwise", "activation")
+        or not x.shape
+        or x.shape != y.shape
+    ):
         raise Misfit("a Scan needs an elementwise operator")
     if 0 in x.shape or x.wrapper:
         raise Misfit("nothing to scan")
@@ -159,6 +173,8 @@ def _symbolic(network: Network, source: Source) -> Network:
     names = dict[int | None, str]()
     for v in inputs:
         v.dims = tuple(names.setdefault(d, f"d{len(names)}") if source.choose(4) else d for d in v.shape)
+    if not names:
+        raise Misfit("no dimension was given a name")
     for v in network.values:
         if v.kind == "node" and v.shape:
             v.dims = tuple(None for _ in v.shape)

@@ -34,7 +34,17 @@ class Confirmed:
     repeats: int
 
 
-def confirm(case: Case, expected: Mapping[str, Expected], verdict: Verdict, outcomes: Sequence[Outcome], weigh: Weigh, *, timeout: float, memory: int, repeats: int = REPEATS) -> Confirmed:
+def confirm(
+    case: Case,
+    expected: Mapping[str, Expected],
+    verdict: Verdict,
+    outcomes: Sequence[Outcome],
+    weigh: Weigh,
+    *,
+    timeout: float,
+    memory: int,
+    repeats: int = REPEATS,
+) -> Confirmed:
     """Run the case again at all settings of the backend, in another worker than found it, and ask for a second opinion on values."""
     outcome = next(o for o in outcomes if o.backend == verdict.backend and o.setting == verdict.setting)
     judged = second_opinion(case.model, case.inputs, expected, verdict, outcome, weigh)

@@ -12,10 +12,11 @@ import torch
 from oracles.adjoint import Weigh, weigher
 from oracles.compare import compare, differ
 from oracles.plugin import find
-from oracles.reference import Expected, reference
 from oracles.records import Outcome, Verdict
+from oracles.reference import Expected, reference
 from specs.numerics import LOOSEST, Policy
 from specs.program import Program
+
 OVERWRITES = "wrote into its input"  # what a worker says of a backend that changed the arrays it was given
 
 

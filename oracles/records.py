@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 Status = Literal["ok", "unsupported", "error", "crash", "hang", "oom", "missing"]
-VerdictName = Literal["ok", "noise", "unsupported", "ours", "refused", "broken", "mistyped", "nonfinite", "imprecise", "wrong", "unstable", "crash", "hang", "oom"]
+VerdictName = Literal[
+    "ok", "noise", "unsupported", "ours", "refused", "broken", "mistyped", "nonfinite", "imprecise", "wrong", "unstable", "crash", "hang", "oom"
+]
 Grade = Literal["certified", "likely"]
 
 #: Verdicts that are findings, gravest first.

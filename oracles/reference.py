@@ -29,7 +29,7 @@ class _Balls:
         self.policy = policy
 
     def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
-        balls = [None if a is None else a if isinstance(a, (Ball, list)) else Ball(a) for a in args]
+        balls: list[Any] = [None if a is None else a if isinstance(a, (Ball, list)) else Ball(a) for a in args]
         ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *[_value(b) for b in balls])), node.out_formats, strict=False)]
         radii = node.op.error(node, self.policy, balls, ys)
         for y, (worst, spread) in zip(ys, radii, strict=False):
@@ -69,7 +69,7 @@ def reference(program: Program, inputs: Mapping[str, np.ndarray], policy: Policy
     Raises Unsupported for an operator without a meaning, UsageError for inputs that do not fit.
     """
     with torch.no_grad():
-        feeds = {name: [Ball(e) for e in t] if isinstance(t, list) else Ball(t) for name, t in program.feeds(inputs).items()}
+        feeds: dict[str, Any] = {name: [Ball(e) for e in t] if isinstance(t, list) else Ball(t) for name, t in program.feeds(inputs).items()}
         results = program.run(feeds, _Balls(policy))
     return {name: Expected(_as_ball(value), program.formats.get(name)) for name, value in results.items()}
 

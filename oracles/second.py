@@ -26,7 +26,9 @@ from specs.rule import Unsupported
 VALUE_VERDICTS = ("wrong", "nonfinite", "mistyped", "imprecise")
 
 
-def second_opinion(model: bytes, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Expected], verdict: Verdict, outcome: Outcome, weigh: Weigh) -> Verdict:
+def second_opinion(
+    model: bytes, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Expected], verdict: Verdict, outcome: Outcome, weigh: Weigh
+) -> Verdict:
     """The verdict as it stands, weakened to `likely` when nobody else could speak, or turned into `ours` with the reason."""
     if verdict.verdict not in VALUE_VERDICTS:
         return verdict

@@ -121,7 +121,9 @@ class Draw:
         """The next input, of a shape that broadcasts with `shape` in numpy's way; `within`: without enlarging it."""
         raise NotImplementedError
 
-    def given(self, shape: Sequence[Dim], low: float, high: float, *, unique: bool = False, among: Sequence[Format] | None = None, role: str = "data") -> Operand:
+    def given(
+        self, shape: Sequence[Dim], low: float, high: float, *, unique: bool = False, among: Sequence[Format] | None = None, role: str = "data"
+    ) -> Operand:
         """The next input, fresh, with contents drawn in [low, high]: indices, divisors, lengths.
 
         The input search keeps such contents in their range; they never come from another node.

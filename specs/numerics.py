@@ -319,7 +319,7 @@ def linear(terms: Callable[[Any, Sequence[Any]], float], *, weights: Sequence[in
             worst = worst + at(**zero, **{f"_{bias}": finite(balls[bias].worst)})  # type: ignore[union-attr]
             squares.append(at(**zero, **{f"_{bias}": finite(balls[bias].spread)}).square())  # type: ignore[union-attr]
         for s in squares:
-            spread = (spread.square() + s).sqrt() if s is not squares[0] else (spread.square() + s).sqrt()
+            spread = (spread.square() + s).sqrt()
         return [(settle(worst), settle(spread))]
 
     return rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,9 @@ def op(
     return decorate
 
 
-def meaning_only(name: str, meaning: Meaning, *, error: ErrorRule = undecidable, proxy: Meaning | None = None, domain: str = "", control: Control | None = None) -> Operator:
+def meaning_only(
+    name: str, meaning: Meaning, *, error: ErrorRule = undecidable, proxy: Meaning | None = None, domain: str = "", control: Control | None = None
+) -> Operator:
     """An operator that `specs.run` executes in models users bring, but that is not drawn (old or superseded)."""
     return register(Operator(name, domain, meaning, error, proxy=proxy, control=control, family=meaning.__module__.rsplit(".", 1)[-1]))
 
@@ -107,7 +110,6 @@ def unary(
 
     `meaning`, `safe` and `proxy` take the tensor alone, or (node, tensor) when `attrs` draws attributes.
     """
-    import sys
 
     def bare(f: Any) -> Any:
         if f is None or attrs is not None:
@@ -122,7 +124,8 @@ def unary(
         return Rule([x], [x], attrs(g) if attrs else {})
 
     draw.__doc__ = f"Elementwise {name}."
-    family = sys._getframe(1).f_globals["__name__"].rsplit(".", 1)[-1]
+    caller = inspect.currentframe()
+    family = caller.f_back.f_globals["__name__"].rsplit(".", 1)[-1] if caller is not None and caller.f_back is not None else ""
     return register(Operator(name, "", bare(meaning), error, draw, losses if safe else None, bare(proxy), None, since, weight, None, family))
 
 

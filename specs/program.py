@@ -29,8 +29,19 @@ class Node:
 
     __slots__ = ("attrs", "bodies", "domain", "in_formats", "inputs", "name", "op", "opset", "out_formats", "outputs", "promote", "version")
 
-    def __init__(self, op: Operator, name: str, inputs: list[str], outputs: list[str], attrs: dict[str, Any], bodies: dict[str, Graph], opset: int, version: int) -> None:
-        self.op, self.name, self.inputs, self.outputs, self.attrs, self.bodies, self.opset, self.version = op, name, inputs, outputs, attrs, bodies, opset, version
+    def __init__(
+        self, op: Operator, name: str, inputs: list[str], outputs: list[str], attrs: dict[str, Any], bodies: dict[str, Graph], opset: int, version: int
+    ) -> None:
+        self.op, self.name, self.inputs, self.outputs, self.attrs, self.bodies, self.opset, self.version = (
+            op,
+            name,
+            inputs,
+            outputs,
+            attrs,
+            bodies,
+            opset,
+            version,
+        )
         self.in_formats: list[Format | None] = []
         self.out_formats: list[Format | None] = []
         self.promote: torch.dtype | None = None
@@ -168,9 +179,7 @@ def evaluate(graph: Graph, env: dict[str, Any], apply: Apply, keep: bool = False
             results = node.op.control(node, call, args)
         else:
             results = apply(node, args)
-        for name, value in zip(node.outputs, results, strict=False):
-            if name:
-                env[name] = value
+        env.update({name: value for name, value in zip(node.outputs, results, strict=False) if name})
     if keep:
         env.pop("", None)
         return env
@@ -312,4 +321,4 @@ def run(model: bytes | onnx.ModelProto, inputs: Mapping[str, np.ndarray], dtype:
     return {name: to_numpy(value, program.formats.get(name)) for name, value in results.items()}
 
 
-__all__ = ["Graph", "Node", "Program", "compiled", "evaluate", "plain", "run", "to_numpy", "to_torch", "wrap", "BY_NUMPY"]
+__all__ = ["BY_NUMPY", "Graph", "Node", "Program", "compiled", "evaluate", "plain", "run", "to_numpy", "to_torch", "wrap"]

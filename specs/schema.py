@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import onnx
 import onnx.defs
-import onnx.helper
 
 from specs.formats import BY_NAME, Format
-
 
 #: Schemas of operators outside ONNX by (domain, name); see specs.contrib.
 declared: dict[tuple[str, str], onnx.defs.OpSchema] = {}
 
 
-@lru_cache(maxsize=None)
+@cache
 def schema(name: str, domain: str = "", opset: int = 26) -> onnx.defs.OpSchema | None:
     """The schema in force at this opset, None for an operator that neither ONNX nor specs.contrib defines."""
     if (domain, name) in declared:
@@ -27,7 +25,7 @@ def schema(name: str, domain: str = "", opset: int = 26) -> onnx.defs.OpSchema |
         return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def defaults(name: str, domain: str, opset: int) -> dict[str, Any]:
     """Attribute defaults by name; None for attributes that have none. Do not change the result."""
     from specs.program import attribute
@@ -38,7 +36,7 @@ def defaults(name: str, domain: str, opset: int) -> dict[str, Any]:
     return {k: attribute(a.default_value) if a.default_value.type else None for k, a in found.attributes.items()}
 
 
-@lru_cache(maxsize=None)
+@cache
 def formats(name: str, domain: str, opset: int, variable: str) -> tuple[Format, ...]:
     """The tensor formats a type variable (or a literal type such as "tensor(int64)") allows at this opset."""
     found = schema(name, domain, opset)

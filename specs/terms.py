@@ -15,7 +15,7 @@ def known(*dims: Dim) -> bool:
 
 def floor_div(a: Dim, b: int) -> Dim:
     """a // b for b > 0 (z3's `/` on integers rounds down for positive divisors)."""
-    return a // b if isinstance(a, int) and isinstance(b, int) else a / b
+    return a // b if known(a) else a / b
 
 
 def ceil_div(a: Dim, b: int) -> Dim:

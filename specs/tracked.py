@@ -43,12 +43,15 @@ class Rounding:
 
 
 class Tracked:
-    """A value with its certified and statistical radius and the rounding in force."""
+    """A value with its certified and statistical radius and the rounding in force.
 
-    __slots__ = ("rounding", "spread", "value", "worst")
+    sure: neither value nor radius is infinite or NaN anywhere, which spares the steps that watch for them
+    """
 
-    def __init__(self, value: Tensor, worst: Tensor, spread: Tensor, rounding: Rounding) -> None:
-        self.value, self.worst, self.spread, self.rounding = value, worst, spread, rounding
+    __slots__ = ("rounding", "spread", "sure", "value", "worst")
+
+    def __init__(self, value: Tensor, worst: Tensor, spread: Tensor, rounding: Rounding, sure: bool = False) -> None:
+        self.value, self.worst, self.spread, self.rounding, self.sure = value, worst, spread, rounding, sure
 
     # what a meaning asks of a tensor ------------------------------------------------------------------------------
     @property
@@ -80,7 +83,7 @@ class Tracked:
 
     def part(self, move: Callable[[Tensor], Tensor]) -> Tracked:
         """The same rearrangement of the value and both radii."""
-        return Tracked(move(self.value), move(self.worst), move(self.spread), self.rounding)
+        return Tracked(move(self.value), move(self.worst), move(self.spread), self.rounding, self.sure)
 
     def __add__(self, other: Any) -> Tracked:
         return _add(self, other)
@@ -104,7 +107,7 @@ class Tracked:
         return _matmul(other, self)
 
     def __neg__(self) -> Tracked:
-        return Tracked(-self.value, self.worst, self.spread, self.rounding)
+        return Tracked(-self.value, self.worst, self.spread, self.rounding, self.sure)
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -128,8 +131,9 @@ def cast(node: Any, x: Any, form: Any) -> Any:
     rounding = Rounding.of(x.rounding.policy, form, x.rounding.coherent)
     if rounding.u <= x.rounding.u:
         return x
-    own = _own(rounding, x.value.abs())
-    return Tracked(x.value, x.worst + own, torch.hypot(x.spread, own), rounding)
+    same = Tracked(x.value, x.worst, x.spread, rounding, x.sure)
+    own = _own(same, x.value.abs())
+    return _made(x.value, x.worst + own, torch.hypot(x.spread, own), rounding)
 
 
 def attribute(c: float, x: Any) -> Any:
@@ -148,11 +152,14 @@ def monotone(x: Any, f: Callable[[Tensor], Tensor], k: float = 4, m: float = 4) 
     if not isinstance(x, Tracked):
         return f(x)
     y = f(x.value)
-    own, lost = _own(x.rounding, y.abs() * k + m), x.worst == INF
+    own = _own(x, y.abs() * k + m)
 
     def swing(e: Tensor) -> Tensor:
+        if x.sure:
+            return torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs())
         e = finite(e)
-        return torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs()).nan_to_num(nan=INF, posinf=INF).masked_fill(lost, INF)
+        r = torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs())
+        return r.nan_to_num(nan=INF, posinf=INF).masked_fill(x.worst == INF, INF)
 
     return _made(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own), x.rounding)
 
@@ -162,49 +169,58 @@ def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4,
     if not isinstance(x, Tracked):
         return f(x)
     y = f(x.value)
-    own = _own(x.rounding, y.abs() * k + m)
+    own = _own(x, y.abs() * k + m)
     worst, spread = x.worst * constant, x.spread * constant
     if jump is not None:
         worst, spread = worst + jump(x.value, x.worst), spread + jump(x.value, x.spread)
     return _made(y, worst + own, torch.hypot(spread, own), x.rounding)
 
 
-def _own(rounding: Rounding, units: Tensor) -> Tensor:
+def _own(of: Tracked, units: Tensor) -> Tensor:
     """A local rounding of so many u, nothing where the value is infinite (then it is exactly so)."""
-    own = units * rounding.u
-    if rounding.u:
-        own = own + rounding.eta
-    return own.masked_fill(~torch.isfinite(units), 0.0)
+    rounding = of.rounding
+    own = units * rounding.u + rounding.eta if rounding.u else units * 0.0
+    return own if of.sure else own.masked_fill(~torch.isfinite(units), 0.0)
 
 
 def _made(y: Tensor, worst: Tensor, spread: Tensor, rounding: Rounding) -> Tracked:
     """A result, undecided where it may have overflowed on the way although the end of the formula is finite."""
+    if not y.numel() or float((y.abs() + worst).amax()) <= rounding.largest:
+        return Tracked(y, worst, spread, rounding, True)
     over = torch.isfinite(y) & (y.abs() + worst > rounding.largest)
-    if bool(over.any()):
-        worst, spread = worst.masked_fill(over, INF), spread.masked_fill(over, INF)
-    return Tracked(y, worst, spread, rounding)
+    return Tracked(y, settle(worst).masked_fill(over, INF), settle(spread).masked_fill(over, INF), rounding)
 
 
-def _pair(a: Any, b: Any) -> tuple[Tracked, Tracked, Rounding]:
-    rounding = a.rounding if isinstance(a, Tracked) else b.rounding
-    return _lift(a, rounding), _lift(b, rounding), rounding
+def _bounded(a: Tracked, b: Tracked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Their radii without infinities."""
+    if a.sure and b.sure:
+        return a.worst, b.worst, a.spread, b.spread
+    return finite(a.worst), finite(b.worst), finite(a.spread), finite(b.spread)
+
+
+def _pair(a: Any, b: Any) -> tuple[Tracked, Tracked, Tracked]:
+    """Both operands as tracked values, and one that says how they round."""
+    if not isinstance(a, Tracked):
+        a = _lift(a, b.rounding)
+    elif not isinstance(b, Tracked):
+        b = _lift(b, a.rounding)
+    return a, b, a if b.sure else b
 
 
 def _lift(x: Any, rounding: Rounding) -> Tracked:
     if isinstance(x, Tracked):
         return x
-    t = x if isinstance(x, Tensor) else torch.tensor(float(x), dtype=torch.float64)
-    error = zeros_like(t)
+    t = x.double() if isinstance(x, Tensor) else torch.tensor(float(x), dtype=torch.float64)
+    error = torch.zeros((), dtype=torch.float64).expand(t.shape)
     if isinstance(x, float) and not x.is_integer() and math.frexp(x)[0] not in (0.5, -0.5) and math.isfinite(x):
         error = error + abs(x) * rounding.u  # a constant that the format has to round
-    return Tracked(t.double(), error, error, rounding)
+    return Tracked(t, error, error, rounding, bool(torch.isfinite(t).all()))
 
 
 def _add(a: Any, b: Any) -> Tracked:
-    a, b, rounding = _pair(a, b)
-    y = a.value + b.value
-    units = a.value.abs() + b.value.abs() if rounding.policy.reassociation else y.abs()
-    own = _own(rounding, units)
+    a, b, least = _pair(a, b)
+    y, rounding = a.value + b.value, a.rounding
+    own = _own(least, a.value.abs() + b.value.abs() if rounding.policy.reassociation else y.abs())
     return _made(y, a.worst + b.worst + own, torch.hypot(rounding.join(a.spread, b.spread), own), rounding)
 
 
@@ -214,38 +230,39 @@ def _sub(a: Any, b: Any) -> Tracked:
 
 def _mul(a: Any, b: Any) -> Tracked:
     if isinstance(b, (int, float)) and math.frexp(b)[0] in (0.5, -0.5, 0.0):  # an exact scaling
-        return Tracked(a.value * b, a.worst * abs(b), a.spread * abs(b), a.rounding)
-    a, b, rounding = _pair(a, b)
-    y, x, z = a.value * b.value, a.value.abs(), b.value.abs()
-    ea, eb = finite(a.worst), finite(b.worst)
-    own = _own(rounding, y.abs())
-    spread = torch.hypot(rounding.join(x * finite(b.spread), z * finite(a.spread)), own)
-    return _made(y, settle(x * eb + z * ea + ea * eb + own), settle(spread), rounding)
+        return Tracked(a.value * b, a.worst * abs(b), a.spread * abs(b), a.rounding, a.sure and abs(b) <= 1)
+    a, b, least = _pair(a, b)
+    y, x, z, rounding = a.value * b.value, a.value.abs(), b.value.abs(), a.rounding
+    ea, eb, sa, sb = _bounded(a, b)
+    own = _own(least, y.abs())
+    return _made(y, x * eb + ea * (z + eb) + own, torch.hypot(rounding.join(x * sb, z * sa), own), rounding)
 
 
 def _div(a: Any, b: Any) -> Tracked:
     if isinstance(b, (int, float)) and math.frexp(b)[0] in (0.5, -0.5):
         return _mul(a, 1 / b)
-    a, b, rounding = _pair(a, b)
-    y, z = a.value / b.value, b.value.abs()
-    own = _own(rounding, y.abs() * 2.5)
+    a, b, least = _pair(a, b)
+    y, z, rounding = a.value / b.value, b.value.abs(), a.rounding
+    own = _own(least, y.abs() * 2.5).nan_to_num(nan=INF)
     worst = ((a.worst + y.abs() * b.worst) / (z - b.worst)).masked_fill(b.worst >= z, INF)
     spread = (rounding.join(a.spread, y.abs() * b.spread) / (z - b.spread)).masked_fill(b.spread >= z, INF)
-    return _made(y, settle(worst + own), settle(torch.hypot(spread, own)), rounding)
+    return _made(y, worst + own, torch.hypot(spread, own), rounding)
 
 
 def _matmul(a: Any, b: Any) -> Tracked:
-    a, b, rounding = _pair(a, b)
-    n = a.value.shape[-1]
-    x, z, ea, eb = a.value.abs(), b.value.abs(), finite(a.worst), finite(b.worst)
-    magnitude = x @ z
+    a, b, _ = _pair(a, b)
+    n, rounding, x, z = a.value.shape[-1], a.rounding, a.value.abs(), b.value.abs()
+    ea, eb, sa, sb = _bounded(a, b)
+    magnitude, eta = x @ z, rounding.eta if rounding.u else 0.0
     grow = gamma(n + 2, rounding.accumulator) if rounding.accumulator == rounding.u else n * rounding.accumulator + 2 * rounding.u
-    lost = (n + 1) * rounding.eta if rounding.u else 0.0
-    worst = x @ eb + ea @ (z + eb) + magnitude * (grow + 2 * rounding.operand) + lost
-    sa, sb = finite(a.spread).clamp(max=1e150), finite(b.spread).clamp(max=1e150)
-    variance = (x @ sb + sa @ z).square() if rounding.coherent else x.square() @ sb.square() + sa.square() @ z.square()
-    own = magnitude * (math.sqrt(n) * rounding.accumulator + rounding.u + rounding.operand) + (rounding.eta if rounding.u else 0.0)
-    return _made(a.value @ b.value, settle(worst), settle((variance + own.square()).sqrt()), rounding)
+    worst = x @ eb + ea @ (z + eb) + (magnitude * (grow + 2 * rounding.operand) + (n + 1) * eta)
+    own = magnitude * (math.sqrt(n) * rounding.accumulator + rounding.u + rounding.operand) + eta
+    if rounding.coherent:
+        spread = torch.hypot(x @ sb + sa @ z, own)
+    else:
+        sa, sb = sa.clamp(max=1e150), sb.clamp(max=1e150)
+        spread = (x.square() @ sb.square() + sa.square() @ z.square() + own.square()).sqrt()
+    return _made(a.value @ b.value, worst, spread, rounding)
 
 
 def _softmax(x: Tracked, dim: int = -1, dtype: Any = None) -> Tracked:
@@ -284,8 +301,9 @@ def _sum(x: Tracked, dim: Any = None, keepdim: bool = False) -> Tracked:
 
 
 def _where(mask: Tensor, a: Any, b: Any) -> Tracked:
-    a, b, rounding = _pair(a, b)
-    return Tracked(torch.where(mask, a.value, b.value), torch.where(mask, a.worst, b.worst), torch.where(mask, a.spread, b.spread), rounding)
+    a, b, _ = _pair(a, b)
+    value, worst, spread = (torch.where(mask, p, q) for p, q in ((a.value, b.value), (a.worst, b.worst), (a.spread, b.spread)))
+    return Tracked(value, worst, spread, a.rounding, a.sure and b.sure)
 
 
 def _masked_fill(x: Tracked, mask: Tensor, value: float) -> Tracked:
@@ -297,7 +315,7 @@ def _joins(name: str) -> Callable[..., Tracked]:
         rounding = next(p.rounding for p in parts if isinstance(p, Tracked))
         lifted, join = [_lift(p, rounding) for p in parts], getattr(torch, name)
         value, worst, spread = (join([getattr(p, of) for p in lifted], dim) for of in ("value", "worst", "spread"))
-        return Tracked(value, worst, spread, rounding)
+        return Tracked(value, worst, spread, rounding, all(p.sure for p in lifted))
 
     return joined
 
@@ -306,8 +324,8 @@ def _moved(name: str) -> Callable[..., Any]:
     def moved(x: Tracked, *args: Any, **kwargs: Any) -> Any:
         value, worst, spread = (getattr(t, name)(*args, **kwargs) for t in (x.value, x.worst, x.spread))
         if isinstance(value, (tuple, list)):
-            return [Tracked(*parts, x.rounding) for parts in zip(value, worst, spread, strict=True)]
-        return Tracked(value, worst, spread, x.rounding)
+            return [Tracked(*parts, x.rounding, x.sure) for parts in zip(value, worst, spread, strict=True)]
+        return Tracked(value, worst, spread, x.rounding, x.sure)
 
     return moved
 
@@ -346,8 +364,9 @@ def traced(form_of: int = 0, coherent: bool = False) -> ErrorRule:
                     return undecidable(node, policy, balls, ys)
                 args.append(None if b is None else b.value)
             else:
-                zero = zeros_like(b.value) if b.worst is None else None
-                args.append(Tracked(b.value, *((zero, zero) if zero is not None else (b.worst, b.spread)), rounding))  # type: ignore[arg-type]
+                worst = zeros_like(b.value) if b.worst is None else b.worst
+                sure = bool(torch.isfinite(b.value).all()) and (b.worst is None or bool(torch.isfinite(b.worst + b.spread).all()))
+                args.append(Tracked(b.value, worst, worst if b.worst is None else b.spread, rounding, sure))
         results = outputs(node.op.meaning(node, *args))
         return [_radii(r) for r in results[: len(ys)]]
 

@@ -12,7 +12,9 @@ from fuzzer.cli import app
 @app.command()
 def backends(
     as_json: bool = typer.Option(False, "--json", help="One JSON list of {name, version, settings, available, default, missing}."),
-    matrix: str = typer.Option("", "--matrix", metavar="BACKEND", help="Measure which operators and types this backend runs, and keep the list that steers generation."),
+    matrix: str = typer.Option(
+        "", "--matrix", metavar="BACKEND", help="Measure which operators and types this backend runs, and keep the list that steers generation."
+    ),
     draws: int = typer.Option(40, min=1, help="With --matrix: models per operator."),
 ) -> None:
     """List the backends with their versions and settings.

@@ -15,7 +15,9 @@ from fuzzer.cli import Exit, app
 def check(
     paths: list[Path] = typer.Argument(..., metavar="PATH...", help="An .onnx file, or a folder with model.onnx and, if there, inputs.npz and outputs.npz."),
     inputs: Path | None = typer.Option(None, "--inputs", metavar="X.npz", help="Inputs by name; default: inputs.npz beside the model, else drawn."),
-    outputs: Path | None = typer.Option(None, "--outputs", metavar="Y.npz", help="Judge these outputs, computed by another system for MODEL and X.npz, instead of running backends."),
+    outputs: Path | None = typer.Option(
+        None, "--outputs", metavar="Y.npz", help="Judge these outputs, computed by another system for MODEL and X.npz, instead of running backends."
+    ),
     equivalent: Path | None = typer.Option(None, "--equivalent", metavar="OTHER.onnx", help="Also: does OTHER compute the same function as MODEL?"),
     backends: str = typer.Option("", "--backends", help="For example onnxruntime:all,tvm or onnxruntime:*; default: all that are installed."),
     timeout: str = typer.Option("60s", "--timeout", help="Per backend and setting."),
@@ -35,7 +37,9 @@ def check(
     from oracles.plugin import parse
     from specs.rule import UsageError
 
-    chosen = backends or ",".join(f"{n}:*" if n == "onnxruntime" else n for n, b in all_backends().items() if b.available() and n not in ("null", "liar", "reference"))
+    chosen = backends or ",".join(
+        f"{n}:*" if n == "onnxruntime" else n for n, b in all_backends().items() if b.available() and n not in ("null", "liar", "reference")
+    )
     request = Request(tuple(parse(chosen)), inputs, outputs, equivalent, parse_seconds(timeout), parse_bytes(memory), seed)
     for target in request.targets:
         missing = next(b.missing() for n, b in all_backends().items() if n == target.backend)

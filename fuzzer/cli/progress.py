@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def bar(title: str) -> Iterator[Callable[[str], None]]:
+def bar(title: str) -> Generator[Callable[[str], None], None, None]:
     """A function that shows what is being worked on."""
     if not sys.stderr.isatty():
         yield lambda _: None

@@ -61,7 +61,9 @@ class Format:
 def _float(name: str, onnx: int, numpy: object) -> Format:
     dtype = np.dtype(numpy)  # type: ignore[arg-type]
     info = ml_dtypes.finfo(dtype)
-    return Format(name, onnx, dtype, "float", int(info.bits), u=float(info.eps) / 2, tiny=float(info.smallest_normal), lowest=float(info.min), largest=float(info.max))
+    return Format(
+        name, onnx, dtype, "float", int(info.bits), u=float(info.eps) / 2, tiny=float(info.smallest_normal), lowest=float(info.min), largest=float(info.max)
+    )
 
 
 def _integer(name: str, onnx: int, numpy: object, kind: str, bits: int) -> Format:
