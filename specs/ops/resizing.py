@@ -30,11 +30,19 @@ def _resize(a: Node, x: Tensor, roi: Tensor | None = None, scales: Tensor | None
     return _resized(a, x, way, axes)
 
 
+def _outside(a: Node, x: Tensor) -> Tensor:
+    """The value beyond the original; the nearest one where an integer format does not hold it."""
+    form = a.in_formats[0]
+    if form is None or not form.is_integer:
+        return torch.tensor(a.extrapolation_value, dtype=x.dtype)
+    return saturated(torch.tensor(a.extrapolation_value, dtype=torch.float64), form, x.dtype)
+
+
 def _resized(a: Node, x: Tensor, way: Way, axes: dict[int, Axis]) -> Tensor:
     off = beyond(way, axes, x.ndim)
     if way.mode == "nearest":
         y = interpolate(x, way, axes)
-        return y if off is None else torch.where(off, torch.tensor(a.extrapolation_value, dtype=x.dtype), y)
+        return y if off is None else torch.where(off, _outside(a, x), y)
     wide = x if x.dtype in (torch.float32, torch.float64) or x.is_complex() else x.float() if x.is_floating_point() else x.double()
     y = interpolate(wide, way, axes)
     if off is not None:
@@ -178,7 +186,7 @@ def resize(g: Draw) -> Rule:
         ]
         roi = g.const(np.array([s for s, _ in regions] + [e for _, e in regions], dtype=form.numpy))
         if g.flag():
-            attrs["extrapolation_value"] = g.pick([0.5, -1.0, 10.0])
+            attrs["extrapolation_value"] = g.pick([0.5, 10.0] if x.format is not None and x.format.kind == "uint" else [0.5, -1.0, 10.0])
     else:
         g.skip()
     ratios = [g.pick(RATIOS) if i in changed else (1, 1) for i in axes]
