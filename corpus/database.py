@@ -132,7 +132,18 @@ class Database:
     def again(self, key: str, count: int = 1, case_id: str = "", number: int = -1) -> bool:
         """Count up a cause that is stored. False when it is not."""
         with self.transaction():
-            return self._again(key, count, case_id, number, time.time())
+            return self._again(self.resolve(key), count, case_id, number, time.time())
+
+    def resolve(self, key: str) -> str:
+        """The key of the finding that a first key stands for; the key itself when it stands for none."""
+        row = self._db.execute("SELECT finding FROM aliases WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else key
+
+    def alias(self, key: str, finding: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", (key, finding))
+
+    def aliases(self) -> dict[str, str]:
+        return dict(self._db.execute("SELECT key, finding FROM aliases"))
 
     def _again(self, key: str, count: int, case_id: str, number: int, now: float) -> bool:
         changed = self._db.execute("UPDATE findings SET count = count + ?, last_seen = ? WHERE key = ?", (count, now, key)).rowcount

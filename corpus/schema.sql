@@ -12,5 +12,7 @@ CREATE TABLE findings (
     status TEXT NOT NULL, known TEXT NOT NULL, reproduced INTEGER NOT NULL, repeats INTEGER NOT NULL, case_id TEXT NOT NULL, number INTEGER NOT NULL,
     count INTEGER NOT NULL, first_seen REAL NOT NULL, last_seen REAL NOT NULL
 ) WITHOUT ROWID;
+-- Keys under which a cause was met before its case was reduced, and the key it has since.
+CREATE TABLE aliases (key TEXT PRIMARY KEY, finding TEXT NOT NULL) WITHOUT ROWID;
 -- The first cases of each cause, to look at the grouping.
 CREATE TABLE sightings (key TEXT NOT NULL, case_id TEXT NOT NULL, number INTEGER NOT NULL, seen REAL NOT NULL, PRIMARY KEY (key, case_id)) WITHOUT ROWID;

@@ -171,6 +171,16 @@ class Store:
         with storing(self.path / "fuzz.db"):
             return self._db.again(key, count, case.id if case else "", case.origin.get("index", -1) if case else -1)
 
+    def alias(self, key: str, finding: str) -> None:
+        """From now on `again(key)` counts for this finding: its case was reduced, and the smaller case has another key."""
+        with storing(self.path / "fuzz.db"):
+            self._db.alias(key, finding)
+
+    def keys(self) -> set[str]:
+        """Every key that is already accounted for: those of the findings, and those they were first met under."""
+        with storing(self.path / "fuzz.db"):
+            return {f.key for f in self._db.findings()} | set(self._db.aliases())
+
     def change(self, key: str, **values: Any) -> None:
         """Change what is known about a cause: folder, status, known, title, reproduced, repeats."""
         with storing(self.path / "fuzz.db"):

@@ -58,14 +58,17 @@ class Cause:
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
-def cause(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdicts: Sequence[Verdict] = ()) -> Cause:
-    """The cause of a finding. With the verdicts of all settings, the least optimised failing one decides the pattern."""
+def cause(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdicts: Sequence[Verdict] = (), reduced: bool = False) -> Cause:
+    """The cause of a finding. With the verdicts of all settings, the least optimised failing one decides the pattern.
+
+    reduced  the model was reduced: what is left of it is the blame, in order
+    """
     same = [v.setting for v in verdicts if v.backend == verdict.backend and v.verdict == verdict.verdict]
     model = _model(case.model)
     said = next((o for o in outcomes if o.backend == verdict.backend and o.setting == verdict.setting), None)
     died = verdict.verdict in ("crash", "hang", "oom")
     message = verdict.message if verdict.verdict in ("broken", "refused") or died else _kind(verdict)
-    ops, names = model.blamed(verdict, message)
+    ops, names = model.all() if reduced else model.blamed(verdict, message)
     if verdict.verdict == "mistyped" and message != "type":
         names = []  # a wrong shape is one defect in all types
     pattern = "always" if _reference(verdict.backend) in {None, verdict.setting, *same} else "optimised"
@@ -129,6 +132,10 @@ class Model:
             ops = self._operators_in(message)
             if ops:
                 return ops, [n for n in self.nodes if n.op_type in ops]
+        return self.all()
+
+    def all(self) -> tuple[tuple[str, ...], list[onnx.NodeProto]]:
+        """All operators that compute something, in order, when they are few."""
         working = [n for n in self.nodes if n.op_type not in ("Constant", "Identity")] or self.nodes
         return (tuple(n.op_type for n in working), working) if len(working) <= SMALL else ((), [])
 

@@ -58,7 +58,9 @@ def replay(finding: Finding | Path, run: Run | None = None, judge: Judge | None 
 def _compare(found: Finding, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> tuple[bool, list[Verdict]]:
     """Whether the same cause showed, and the findings that are of another cause."""
     bad = [v for v in verdicts if v.is_finding and v.backend == found.verdict.backend]
-    same = [v for v in bad if v.verdict == found.verdict.verdict and cause(found.case, v, outcomes, verdicts).key == found.cause.key]
+    same = [
+        v for v in bad if v.verdict == found.verdict.verdict and cause(found.case, v, outcomes, verdicts, found.original is not None).key == found.cause.key
+    ]
     return bool(same), [v for v in bad if v.verdict != found.verdict.verdict] if same else bad
 
 

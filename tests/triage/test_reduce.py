@@ -1,0 +1,149 @@
+"""Reduction: small results, the same failure, the same result each time, within its time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from oracles.pool import run
+from oracles.records import Case
+from tests.triage.test_finding import found
+from triage.draft import Draft, cost
+from triage.finding import Finding
+from triage.interest import reduce_finding
+from triage.reduce import Reduced, reduce, steps
+
+
+def model(body: str, inputs: str = "float[2,3] x", outputs: str = "float[2,3] y", weights: str = "<float[3] w = {1, -2, 3}>", opset: int = 17) -> Case:
+    proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) {weights} {{ {body} }}')
+    given = {v.name: np.linspace(0.25, 1.75, int(np.prod([d.dim_value for d in v.type.tensor_type.shape.dim])), dtype=np.float32) for v in proto.graph.input}
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in proto.graph.input}
+    return Case(proto.SerializeToString(), {n: a.reshape(shapes[n]) for n, a in given.items()}, {"seed": 1})
+
+
+def has(*ops: str):
+    """A predicate: these operators follow each other, each reading the one before."""
+    from triage.cause import Model
+    from triage.known import has_chain
+
+    def keeps(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
+        return has_chain(Model(proto.SerializeToString()), ops)
+
+    return keeps
+
+
+LONG = model(
+    "a = Sin(x) b = Add(a, w) c = Relu(b) d = Exp(c) e = Mul(d, a) f = Tanh(e) g = Sub(f, b) h = Neg(g) i = Abs(h) y = Sqrt(i) z = Cos(d)",
+    outputs="float[2,3] y, float[2,3] z",
+)
+
+
+def ops(result: Reduced) -> list[str]:
+    return [n.op_type for n in onnx.load_from_string(result.case.model).graph.node]
+
+
+@pytest.mark.parametrize("chain", [["Relu"], ["Relu", "Exp"], ["Exp", "Mul", "Tanh"], ["Sin"], ["Sqrt"]])
+def test_what_matters_is_left_and_nothing_else(chain: list[str]) -> None:
+    result = reduce(LONG, has(*chain), seconds=60)
+    assert ops(result) == chain and result.finished
+    proto = onnx.load_from_string(result.case.model)
+    assert len(proto.graph.output) == 1 and all(cost(a) == 0 and a.size == 1 for a in result.case.inputs.values())
+    onnx.checker.check_model(proto, full_check=True)
+    assert result.case.origin["reduced from"] == LONG.id
+
+
+def test_the_same_result_each_time() -> None:
+    assert reduce(LONG, has("Mul", "Tanh")).case.id == reduce(LONG, has("Mul", "Tanh")).case.id
+
+
+def test_no_case_is_asked_twice() -> None:
+    asked = list[bytes]()
+
+    def keeps(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
+        asked.append(Draft(proto, inputs).id)
+        return has("Mul")(proto, inputs)
+
+    result = reduce(LONG, keeps)
+    assert len(asked) == len(set(asked)) == result.probes
+
+
+def test_time_is_kept() -> None:
+    def slow(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
+        time.sleep(0.05)
+        return has("Mul", "Tanh")(proto, inputs)
+
+    started = time.monotonic()
+    result = reduce(LONG, slow, seconds=0.3)
+    assert time.monotonic() - started < 3 and not result.finished
+    assert has("Mul", "Tanh")(onnx.load_from_string(result.case.model), result.case.inputs)
+
+
+def test_a_predicate_that_never_holds_is_an_error() -> None:
+    with pytest.raises(ValueError, match="does not fail"):
+        reduce(LONG, lambda proto, inputs: False)
+
+
+def test_progress_can_be_resumed_from() -> None:
+    saved = list[Draft]()
+    reduce(LONG, has("Mul", "Tanh"), progress=saved.append)
+    middle = saved[len(saved) // 2]
+    assert ops(reduce(Case(middle.model.SerializeToString(), middle.inputs), has("Mul", "Tanh"))) == ["Mul", "Tanh"]
+
+
+def test_cut_values_are_those_of_float64() -> None:
+    case = model("a = Exp(x) b = Mul(a, a) y = Relu(b)")
+    part = Draft(onnx.load_from_string(case.model), case.inputs).part(["y"], ["b"])
+    assert part is not None
+    assert np.array_equal(part.inputs["b"], np.exp(case.inputs["x"].astype(np.float64) * 2).astype(np.float32))
+
+
+def test_functions_branches_and_constants_are_opened() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "f" : 1]>
+    g (float[2] x, bool c) => (float[2] y) {
+        k = Constant<value = float[2] {1, 2}>()
+        a = f.twice(x)
+        b = If(c) <then_branch = t () => (float[2] p) { p = Exp(a) }, else_branch = e () => (float[2] q) { q = Neg(a) }>
+        y = Add(b, k)
+    }
+    <domain: "f", opset_import: ["" : 17]> twice (u) => (v) { w = Add(u, u) v = Tanh(w) }"""
+    case = Case(parser.parse_model(text).SerializeToString(), {"x": np.ones(2, np.float32), "c": np.array(True)})
+    assert ops(reduce(case, has("Tanh"))) == ["Tanh"]
+    assert ops(reduce(case, has("Exp"))) == ["Exp"]
+
+
+def test_sizes_attributes_and_shape_weights_shrink_together() -> None:
+    case = model("r = Reshape(x, s) y = LeakyRelu<alpha = 0.3>(r)", "float[4,6] x", "float[8,3] y", "<int64[2] s = {8, 3}>")
+    result = reduce(case, has("Reshape"))
+    assert ops(result) == ["Reshape"] and result.case.inputs["x"].size <= 1
+    result = reduce(case, has("LeakyRelu"))
+    assert not onnx.load_from_string(result.case.model).graph.node[0].attribute
+
+
+def test_values_become_plain_as_far_as_they_may() -> None:
+    case = model("y = Relu(x)")
+
+    def one_large(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
+        return all(np.sum(a > 0.9) >= 2 and a.size == 6 for a in inputs.values()) and bool(inputs)
+
+    result = reduce(case, one_large)
+    assert sorted(result.case.inputs["x"].ravel().tolist()) in ([0, 0, 0, 0, 1, 1], [1] * 6)
+
+
+def test_every_step_is_documented() -> None:
+    assert all(f.__doc__ for f in steps().values()) and len(steps()) > 12
+
+
+def test_a_real_defect_is_reduced_with_its_cause() -> None:
+    body = "a = Sin(x) b = Mul(a, x) c = Relu(b) d = Clip(c, lo, hi) e = Exp(d) y = Add(e, a)"
+    text = f'<ir_version: 8, opset_import: ["" : 14]> g (double[2,3] x) => (double[2,3] y) <double lo = {{-1}}, double hi = {{1}}> {{ {body} }}'
+    case = Case(parser.parse_model(text).SerializeToString(), {"x": np.linspace(-1, 1, 6).reshape(2, 3)}, {"index": 3})
+    finding: Finding = found(case, "onnxruntime")
+    small, result = reduce_finding(finding, run)
+    assert ops(result) == ["Relu", "Clip"] and small.known is not None and small.cause.ops == ("Relu", "Clip")
+    assert small.original is not None and small.original.id == case.id and small.failing == ["basic", "extended", "all"]
+    assert small.cause.message == finding.cause.message

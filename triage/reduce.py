@@ -1,0 +1,130 @@
+"""Make a failing case small: steps propose simpler cases, a predicate says which of them still fail in the same way.
+
+A step is one decorated function from a draft to the simpler drafts it proposes, the boldest first. The engine takes the first
+one that is valid, simpler and keeps the failure, and asks again; it stops when no step has anything left, or time is up. It is
+deterministic: same case, same predicate, same result. The predicate is asked once for each case.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from oracles.records import Case
+from triage.draft import Draft
+
+Keeps = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], bool]
+Step = Callable[[Draft], Iterator[Draft | None]]
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The smallest case found. `finished` is False when time ran out; `log` names the steps that helped, in order."""
+
+    case: Case
+    nodes: int
+    probes: int
+    seconds: float
+    finished: bool
+    log: tuple[str, ...] = ()
+
+
+@dataclass
+class Search:
+    """The state of one reduction."""
+
+    keeps: Keeps
+    best: Draft
+    deadline: float
+    progress: Callable[[Draft], None]
+    asked: dict[bytes, bool] = field(default_factory=dict)
+    probes: int = 0
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def late(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    def ask(self, draft: Draft) -> bool:
+        """Whether a draft is valid and fails in the same way; from memory when it was asked before."""
+        if draft.id not in self.asked:
+            self.asked[draft.id] = draft.valid and self._probe(draft)
+        return self.asked[draft.id]
+
+    def _probe(self, draft: Draft) -> bool:
+        self.probes += 1
+        return self.keeps(draft.model, draft.inputs)
+
+    def run(self, step: Step, name: str, anyway: bool = False) -> bool:
+        """Take proposals of one step until none is left. `anyway`: once, and also when it is not simpler by our measure."""
+        improved = again = False
+        while not self.late:
+            again = False
+            for draft in step(self.best):
+                if self.late:
+                    break
+                if draft is not None and (anyway or draft.size < self.best.size) and self.ask(draft):
+                    self.best, improved, again = draft, True, True
+                    self.log.append(name)
+                    self.progress(draft)
+                    break
+            if not again or anyway:
+                break
+        return improved
+
+
+_steps: dict[str, Step] = {}
+_first: dict[str, Step] = {}
+
+
+def step(f: Step) -> Step:
+    """Register a reduction step; they run in the order of their definition, again and again until none helps."""
+    _steps[f.__name__] = f
+    return f
+
+
+def first(f: Step) -> Step:
+    """Register a step that runs once, before the others, and may make the case look larger: it opens it up for them."""
+    _first[f.__name__] = f
+    return f
+
+
+def steps() -> dict[str, Step]:
+    """All steps by name."""
+    import triage.reduce_graph
+    import triage.reduce_values  # noqa: F401  (both register their steps)
+
+    return dict(_steps)
+
+
+def reduce(
+    case: Case, keeps: Keeps, seconds: float = 30.0, only: Sequence[str] | None = None, progress: Callable[[Draft], None] = lambda draft: None
+) -> Reduced:
+    """The smallest case that still `keeps`, within the time given.
+
+    only      names of the steps to use; all by default
+    progress  is told each better case, for a screen, or to save it: starting again from a saved one resumes the reduction
+    Raises ValueError when the case itself does not keep: a predicate that is wrong must not end in an empty model.
+    """
+    started = time.monotonic()
+    known = steps()
+    chosen = known if only is None else {name: known[name] for name in only}
+    search = Search(keeps, Draft(onnx.load_from_string(case.model), dict(case.inputs)), started + seconds, progress)
+    if not search.ask(search.best):
+        raise ValueError("the case to be reduced does not fail in the way it should")
+    if only is None:
+        for name, opening in _first.items():
+            search.run(opening, name, anyway=True)
+    improved = True
+    while improved and not search.late:
+        improved = False
+        for name, f in chosen.items():
+            improved = search.run(f, name) or improved
+    best = search.best
+    origin = {"reduced from": case.id, **{k: v for k, v in case.origin.items() if k != "choices"}}
+    result = Case(best.model.SerializeToString(), dict(best.inputs), origin)
+    return Reduced(result, len(best.nodes), search.probes, time.monotonic() - started, not search.late, tuple(search.log))
