@@ -143,12 +143,17 @@ def _gru_step(a: Node, f: Sequence[Activation], x: Any, states: Sequence[Any], r
 def _lstm_step(a: Node, f: Sequence[Activation], x: Any, states: Sequence[Any], r: Any, bias: Any, peephole: Any) -> tuple[Any, ...]:
     h, c = states
     v = x + h @ r
-    i, o, forget, new = (v if bias is None else v + bias).chunk(4, 1)
-    p_i, p_o, p_f = (None, None, None) if peephole is None else peephole.chunk(3)
-    i = f[0](_clip(a, i if p_i is None else i + p_i * c))
-    forget = 1 - i if a.input_forget else f[0](_clip(a, forget if p_f is None else forget + p_f * c))
-    c = forget * c + i * f[1](_clip(a, new))
-    o = f[0](_clip(a, o if p_o is None else o + p_o * c))
+    v, n = v if bias is None else v + bias, h.shape[-1]
+    new = f[1](_clip(a, v[:, 3 * n :]))
+    if peephole is None:
+        i, o, forget = f[0](_clip(a, v[:, : 3 * n])).chunk(3, 1)
+        c = (1 - i if a.input_forget else forget) * c + i * new
+    else:
+        (p_i, p_o, p_f), (i, o, forget) = peephole.chunk(3), v[:, : 3 * n].chunk(3, 1)
+        i = f[0](_clip(a, i + p_i * c))
+        forget = 1 - i if a.input_forget else f[0](_clip(a, forget + p_f * c))
+        c = forget * c + i * new
+        o = f[0](_clip(a, o + p_o * c))
     return o * f[2](_clip_or_not(a, c)), c
 
 
@@ -192,7 +197,7 @@ def _recurrence(g: Draw, gates: int, functions: int, states: int) -> Rule:
     layout = 1 if g.opset >= 14 and g.flag(0.12) else 0
     x = g.operand(rank=3)
     longest, batch = (x[1], x[0]) if layout else (x[0], x[1])
-    g.require(longest <= 33)
+    g.require(longest <= 17)
     direction = g.pick(["forward", "reverse", "bidirectional"])
     d, hidden = 2 if direction == "bidirectional" else 1, g.size(1, 12)
     inputs: list[Operand | None] = [x, g.operand(like=[d, gates * hidden, x[2]], role="weight"), g.operand(like=[d, gates * hidden, hidden], role="weight")]

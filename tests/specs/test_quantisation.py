@@ -38,9 +38,11 @@ def test_grids_are_those_of_ml_dtypes(name: str) -> None:
 
 
 def test_ties_round_before_the_zero_point_is_added() -> None:
-    m = model(
-        "agraph (float[4] x) => (uint8[4] y) { s = Constant <value_float: float = 2.0> () z = Constant <value: tensor = uint8 {1}> () y = QuantizeLinear(x, s, z) }"
-    )
+    m = model("""agraph (float[4] x) => (uint8[4] y) {
+        s = Constant <value_float: float = 2.0> ()
+        z = Constant <value: tensor = uint8 {1}> ()
+        y = QuantizeLinear(x, s, z)
+    }""")
     x = np.array([1, 3, 5, 1000], np.float32)
     np.testing.assert_array_equal(specs.run(m, {"x": x})["y"], [1, 3, 3, 255])
     assert reference(Program(m, torch.float64), {"x": x})["y"].ball.worst is None
