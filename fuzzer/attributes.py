@@ -72,7 +72,8 @@ RULES: dict[str, str] = {
     "stopwords": "given", "pool_strings": "given", "weights": LENGTHS, **dict.fromkeys(["ngram_counts", "ngram_indexes", "pool_int64s"], f"{LENGTHS} 0 1 2+"),
     "TensorScatter.mode": "linear circular", "TensorScatter.axis": "negative 1 2+", "com.microsoft.LinearAttention.chunk_size": "2+",
     "body": "given", "then_branch": "given", "else_branch": "given", "num_scan_inputs": COUNT,
-    "scan_input_axes": LENGTHS, "scan_input_directions": LENGTHS, "scan_output_axes": LENGTHS, "scan_output_directions": LENGTHS,
+    "scan_input_axes": f"length1 length2 {AXIS}", "scan_input_directions": "length1 length2 0 1", "scan_output_axes": f"length1 {AXIS}",
+    "scan_output_directions": "length1 0 1", "SequenceEmpty.dtype": "@sequence", "type": "",
 }  # fmt: skip
 BIT_CAST = ["bool", "int2", "uint2", "int4", "uint4", "float4e2m1", "float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0"]
 #: Classes that the rules above give but an operator does not have, with the reason.

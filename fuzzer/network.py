@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,11 @@ class Network:
     outputs: Sequence[Value]
     functions: Sequence[Function] = ()
     features: frozenset[str] = frozenset()
+
+    def spliced(self, first: int, last: int, new: Sequence[Step], feature: str, values: Sequence[Value] = (), functions: Sequence[Function] = ()) -> Network:
+        """Steps from `first` up to `last` replaced by others."""
+        steps = [*self.steps[:first], *new, *self.steps[last:]]
+        return replace(self, steps=steps, values=[*self.values, *values], functions=functions or self.functions, features=self.features | {feature})
 
     @property
     def inputs(self) -> list[Value]:

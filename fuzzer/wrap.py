@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from fuzzer.boxing import optional, sequence
 from fuzzer.network import Body, Function, Network, Step, Value
-from specs import schema
 from specs.draw import Source
 from specs.formats import BOOL, INT64
 from specs.rule import Misfit
@@ -57,13 +58,6 @@ def _renamed(part: Sequence[Step], suffix: str, given: dict[int, Value]) -> tupl
     return steps, inside
 
 
-def _spliced(
-    network: Network, first: int, last: int, new: Sequence[Step], feature: str, values: Sequence[Value] = (), functions: Sequence[Function] = ()
-) -> Network:
-    steps = [*network.steps[:first], *new, *network.steps[last:]]
-    return replace(network, steps=steps, values=[*network.values, *values], functions=functions, features=network.features | {feature})
-
-
 def _function(network: Network, source: Source) -> Network:
     first, last, inputs, outputs = _part(network, source)
     if any(v is None for s in network.steps[first:last] for v in s.outputs):
@@ -71,7 +65,7 @@ def _function(network: Network, source: Source) -> Network:
     name = f"part{first}"
     body = Body(inputs, outputs, list(network.steps[first:last]))
     call = Step(name, "assay.functions", list(inputs), list(outputs), {})
-    return _spliced(network, first, last, [call], "function", functions=[Function(name, body)])
+    return network.spliced(first, last, [call], "function", functions=[Function(name, body)])
 
 
 def _if(network: Network, source: Source) -> Network:
@@ -84,7 +78,7 @@ def _if(network: Network, source: Source) -> Network:
     condition = Value("if_condition", BOOL, (), "input" if source.choose(2) else "initializer", uses=1)
     step = Step("If", "", [condition], list(outputs), {})
     step.bodies = {"then_branch": Body([], [inside[id(v)] for v in outputs], taken), "else_branch": Body([], other, zeros)}
-    return _spliced(network, first, last, [step], "If", [condition])
+    return network.spliced(first, last, [step], "If", [condition])
 
 
 def _loop(network: Network, source: Source) -> Network:
@@ -103,66 +97,35 @@ def _loop(network: Network, source: Source) -> Network:
     body = Body([iteration, going, inner], [on, inside[id(end)]], [Step("Identity", "", [going], [on], {}), *steps])
     trips = Value("loop_trips", INT64, (), "initializer", content=np.asarray(1 + source.choose(3), np.int64), uses=1)
     step = Step("Loop", "", [trips, None, start], [end], {}, bodies={"body": body})
-    return _spliced(network, first, last, [step], "Loop", [trips])
+    return network.spliced(first, last, [step], "Loop", [trips])
 
 
 def _scan(network: Network, source: Source) -> Network:
-    """An elementwise operator of one input, applied slice by slice along the first axis."""
+    """An elementwise operator, applied slice by slice along any axis, in either direction."""
     at = source.choose(len(network.steps))
-    step = network.steps[at]
-    x, y = (step.inputs or [None])[0], step.outputs[0]
-    if (
-        len(step.inputs) != 1
-        or x is None
-        or y is None
-        or step.operator is None
-        or step.operator.family not in ("elementwise", "activation")
-        or not x.shape
-        or x.shape != y.shape
-    ):
+    step, y = network.steps[at], network.steps[at].outputs[0]
+    scanned = [v for v in step.inputs if v is not None and y is not None and v.shape == y.shape]
+    if y is None or step.operator is None or step.operator.family not in ("elementwise", "activation", "arithmetic") or not y.shape or not scanned:
         raise Misfit("a Scan needs an elementwise operator")
-    if 0 in x.shape or x.wrapper:
+    if 0 in y.shape or any(v.wrapper for v in scanned) or len(step.outputs) > 1 or any(v is not None and v.shape and v not in scanned for v in step.inputs):
         raise Misfit("nothing to scan")
-    a, b = replace(x, name=f"{x.name}_slice", shape=x.shape[1:], dims=None, kind="node"), replace(y, name=f"{y.name}_slice", shape=y.shape[1:], dims=None)
-    body = Body([a], [b], [replace(step, inputs=[a], outputs=[b])])
-    scan = Step("Scan", "", [x], [y], {"num_scan_inputs": 1}, bodies={"body": body})
-    return _spliced(network, at, at + 1, [scan], "Scan")
+    rank, axis = len(y.shape), source.choose(len(y.shape))
+    scanned = list({id(v): v for v in scanned}.values())
 
+    def cut(v: Value) -> Value:
+        return replace(v, name=f"{v.name}_slice", shape=v.shape[:axis] + v.shape[axis + 1 :], dims=None, kind="node")
 
-def _through(network: Network, source: Source, kind: str) -> Network:
-    """One operand of one step takes the way through a sequence or an optional."""
-    at = source.choose(len(network.steps))
-    step = network.steps[at]
-    candidates = [i for i, v in enumerate(step.inputs) if v is not None and v.kind in ("node", "input") and not v.wrapper and v.low is None]
-    if not candidates or step.bodies:
-        raise Misfit("no operand to wrap")
-    i = candidates[source.choose(len(candidates))]
-    v = step.inputs[i]
-    assert v is not None
-    operator, variable = ("SequenceConstruct", "T") if kind == "sequence" else ("Optional", "V")
-    if v.format not in schema.formats(operator, "", network.opset, variable):
-        raise Misfit(f"{kind}s do not hold {v.format}")
-    box, out = replace(v, name=f"{v.name}_{kind}", kind="node", wrapper=kind, dims=None), replace(v, name=f"{v.name}_again", kind="node", dims=None)
-    new, values = list[Step](), list[Value]()
-    if kind == "optional":
-        new = [Step("Optional", "", [v], [box], {}), Step("OptionalGetElement", "", [box], [out], {})]
-    else:
-        position = Value(f"{v.name}_position", INT64, (), "initializer", content=np.asarray(-1 if source.choose(2) else 0, np.int64), uses=1)
-        new = [Step("SequenceConstruct", "", [v] * (1 + source.choose(2)), [box], {}), Step("SequenceAt", "", [box, position], [out], {})]
-        values.append(position)
-    inputs = list(step.inputs)
-    inputs[i] = out
-    return _spliced(network, at, at + 1, [*new, replace(step, inputs=inputs)], kind, values)
-
-
-def _sequence(network: Network, source: Source) -> Network:
-    return _through(network, source, "sequence")
-
-
-def _optional(network: Network, source: Source) -> Network:
-    if network.opset < 15:
-        raise Misfit("Optional exists from opset 15 on")
-    return _through(network, source, "optional")
+    slices, out = {id(v): cut(v) for v in scanned}, cut(y)
+    body = Body([slices[id(v)] for v in scanned], [out], [replace(step, inputs=[slices.get(id(v), v) for v in step.inputs], outputs=[out])])
+    attrs: dict[str, Any] = {"num_scan_inputs": len(scanned)}
+    if axis or source.choose(2):
+        attrs["scan_input_axes"] = [axis - rank if source.choose(2) else axis for _ in scanned]
+        attrs["scan_output_axes"] = [axis - rank if source.choose(2) else axis]
+    if source.choose(2):
+        back = source.choose(2)
+        attrs["scan_input_directions"], attrs["scan_output_directions"] = [back] * len(scanned), [back]
+    scan = Step("Scan", "", list(scanned), [y], attrs, bodies={"body": body})
+    return network.spliced(at, at + 1, [scan], "Scan")
 
 
 def _symbolic(network: Network, source: Source) -> Network:
@@ -181,4 +144,4 @@ def _symbolic(network: Network, source: Source) -> Network:
     return replace(network, features=network.features | {"symbolic dimensions"})
 
 
-WAYS: tuple[Callable[[Network, Source], Network], ...] = (_function, _if, _loop, _scan, _sequence, _optional, _symbolic)
+WAYS: tuple[Callable[[Network, Source], Network], ...] = (_function, _if, _loop, _scan, sequence, optional, _symbolic)
