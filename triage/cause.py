@@ -85,9 +85,9 @@ def _kind(verdict: Verdict) -> str:
     return verdict.message if verdict.message.startswith(WROTE) else ""
 
 
-def cause_key(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdicts: Sequence[Verdict] = ()) -> str:
+def cause_key(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdicts: Sequence[Verdict] = (), reduced: bool = False) -> str:
     """16 hex digits, stable between runs and machines."""
-    return cause(case, verdict, outcomes, verdicts).key
+    return cause(case, verdict, outcomes, verdicts, reduced).key
 
 
 def _reference(backend: str) -> str | None:

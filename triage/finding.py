@@ -91,7 +91,7 @@ class Finding:
         """From what the oracle confirmed. `key` is the one the campaign already counts it under."""
         c = confirmed
         about = dict(environment) if environment is not None else surroundings(c.verdict.backend)
-        why = cause(c.case, c.verdict, c.outcomes, c.verdicts)
+        why = cause(c.case, c.verdict, c.outcomes, c.verdicts, original is not None)
         expected, bounds = arrays(c.expected)
         now = time.time()
         known = match(why, c.case.model, c.verdict.message, about.get(c.verdict.backend, ""))

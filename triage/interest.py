@@ -100,6 +100,19 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
     return made, result
 
 
+def reduced(
+    case: Case, verdict: Verdict, outcomes: Sequence[Outcome], run: Run, judge: Judge = judged, seconds: float = 10.0
+) -> tuple[Case, Verdict, Sequence[Outcome]]:
+    """The smallest case that fails as this one does, with its own verdict and outcomes; the arguments when it fails only at times."""
+    verdicts = judge(case, outcomes)
+    finding = Finding(cause(case, verdict, outcomes, verdicts), case, verdict, tuple(outcomes), tuple(verdicts))
+    try:
+        small, _ = reduce_finding(finding, run, judge, seconds)
+    except ValueError:
+        return case, verdict, outcomes
+    return small.case, small.verdict, small.outcomes
+
+
 def _reference(case: Case) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     import torch
 

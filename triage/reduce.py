@@ -7,6 +7,7 @@ deterministic: same case, same predicate, same result. The predicate is asked on
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,9 +96,8 @@ def first(f: Step) -> Step:
 
 def steps() -> dict[str, Step]:
     """All steps by name."""
-    import triage.reduce_graph
-    import triage.reduce_values  # noqa: F401  (both register their steps)
-
+    for name in ("reduce_graph", "reduce_values"):
+        importlib.import_module(f"triage.{name}")
     return dict(_steps)
 
 

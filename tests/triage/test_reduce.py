@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,8 +16,9 @@ from oracles.records import Case
 from tests.triage.test_finding import found
 from triage.draft import Draft, cost
 from triage.finding import Finding
-from triage.interest import reduce_finding
+from triage.interest import reduce_finding, reduced
 from triage.reduce import Reduced, reduce, steps
+from triage.replay import judged
 
 
 def model(body: str, inputs: str = "float[2,3] x", outputs: str = "float[2,3] y", weights: str = "<float[3] w = {1, -2, 3}>", opset: int = 17) -> Case:
@@ -147,3 +149,15 @@ def test_a_real_defect_is_reduced_with_its_cause() -> None:
     assert ops(result) == ["Relu", "Clip"] and small.known is not None and small.cause.ops == ("Relu", "Clip")
     assert small.original is not None and small.original.id == case.id and small.failing == ["basic", "extended", "all"]
     assert small.cause.message == finding.cause.message
+
+
+def test_a_suspicion_is_reduced_before_it_is_confirmed() -> None:
+    body = "a = Sin(x) b = Mul(a, x) c = Relu(b) d = Clip(c, lo, hi) e = Exp(d) y = Add(e, a)"
+    text = f'<ir_version: 8, opset_import: ["" : 14]> g (double[2,3] x) => (double[2,3] y) <double lo = {{-1}}, double hi = {{1}}> {{ {body} }}'
+    case = Case(parser.parse_model(text).SerializeToString(), {"x": np.linspace(-1, 1, 6).reshape(2, 3)}, {"index": 3})
+    outcomes = run(case, "onnxruntime:off+all")
+    verdict = next(v for v in judged(case, outcomes) if v.is_finding)
+    small, again, settings = reduced(case, verdict, outcomes, run)
+    assert [n.op_type for n in onnx.load_from_string(small.model).graph.node] == ["Relu", "Clip"]
+    assert again.verdict == "broken" and [o.setting for o in settings] == ["off", "all"]
+    assert reduced(Case(small.model, small.inputs), replace(again, verdict="wrong"), settings, run)[0].id == small.id
