@@ -44,6 +44,7 @@ class Backend:
     warm               imports and first-time costs, paid when a worker starts and never counted against a time limit
     requires           modules that have to be importable; the distribution of the first gives the version
     module             where the worker finds the function again
+    under_test         False for what exists to test Assay itself: it runs only when it is named
     tools              commands of which one has to be on the path (compilers); none needed when empty
     switches           what can be turned off one by one in a compilation, to find out which optimisation is guilty
     defect             why a plugin could not be loaded
@@ -60,6 +61,7 @@ class Backend:
     distribution: str
     install: str
     module: str
+    under_test: bool = True
     tools: tuple[str, ...] = ()
     switches: Switches | None = None
     defect: str = ""
@@ -111,6 +113,7 @@ def backend(
     switches: Switches | None = None,
     distribution: str = "",
     install: str = "",
+    under_test: bool = True,
 ) -> Callable[[Compile], Compile]:
     """Register a function (model, setting) -> callable(inputs) -> outputs as a backend.
 
@@ -129,7 +132,20 @@ def backend(
         advice = install or f"pip install {distribution_of or name}"
         table, needs = tuple(unsupported), tuple(requires)
         _registry[name] = Backend(
-            name, compile, tuple(settings), chosen, reference_setting, table, warm, needs, distribution_of, advice, compile.__module__, tuple(tools), switches
+            name,
+            compile,
+            tuple(settings),
+            chosen,
+            reference_setting,
+            table,
+            warm,
+            needs,
+            distribution_of,
+            advice,
+            compile.__module__,
+            under_test,
+            tuple(tools),
+            switches,
         )
         return compile
 
@@ -154,6 +170,11 @@ def backends() -> dict[str, Backend]:
 def registered(name: str) -> Backend | None:
     """A backend that is already here, without looking for others: a worker loads only its own."""
     return _registry.get(name)
+
+
+def installed() -> list[str]:
+    """Names of the backends that are tested when the user names none: those that can run here and are not our own judges."""
+    return [name for name, b in backends().items() if b.under_test and b.available()]
 
 
 def find(name: str) -> Backend:

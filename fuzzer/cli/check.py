@@ -33,16 +33,13 @@ def check(
     """
     from fuzzer.checking import Request, check_path
     from fuzzer.settings import parse_bytes, parse_seconds
-    from oracles.plugin import backends as all_backends
-    from oracles.plugin import parse
+    from oracles.plugin import find, installed, parse
     from specs.rule import UsageError
 
-    chosen = backends or ",".join(
-        f"{n}:*" if n == "onnxruntime" else n for n, b in all_backends().items() if b.available() and n not in ("null", "liar", "reference")
-    )
+    chosen = backends or ",".join(f"{n}:*" if n == "onnxruntime" else n for n in installed())
     request = Request(tuple(parse(chosen)), inputs, outputs, equivalent, parse_seconds(timeout), parse_bytes(memory), seed)
     for target in request.targets:
-        missing = next(b.missing() for n, b in all_backends().items() if n == target.backend)
+        missing = find(target.backend).missing()
         if missing and backends:
             raise UsageError(missing)
     statuses = list[int]()

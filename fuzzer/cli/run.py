@@ -35,15 +35,14 @@ def run(
     from fuzzer.campaign import Campaign, exit_status, tell
     from fuzzer.screen import screen
     from fuzzer.settings import Settings, lanes, parse_budget, parse_bytes, parse_seconds, select
-    from oracles.plugin import backends as all_backends
-    from oracles.plugin import find, parse
+    from oracles.plugin import find, installed, parse
     from specs.operator import operators
     from specs.rule import UsageError
 
     if ui not in ("auto", "screen", "plain", "json"):
         raise UsageError(f"--ui '{ui}': choose auto, screen, plain or json")
     limit, seconds, size, count = parse_budget(budget), parse_seconds(timeout), parse_bytes(memory), lanes(workers)
-    chosen = backends or ",".join(n for n, b in all_backends().items() if b.available() and n not in ("null", "liar", "reference"))
+    chosen = backends or ",".join(installed())
     if not chosen:
         raise UsageError("no backend is installed; `fuzz doctor` says how to install one")
     targets = parse(chosen)

@@ -9,6 +9,14 @@ from oracles.rewriting import compiled
 from oracles.variants import variants
 
 
-@backend("legal", settings=list(variants()), default=["mixed-1", "sum-serial-in-half", "halves-in-float"], warm=warm, requires=["torch"], unsupported=UNSUPPORTED)
+@backend(
+    "legal",
+    settings=list(variants()),
+    default=["mixed-1", "sum-serial-in-half", "halves-in-float"],
+    under_test=False,
+    warm=warm,
+    requires=["torch"],
+    unsupported=UNSUPPORTED,
+)
 def legal(model: bytes, setting: str) -> Compiled:
     return compiled(model, variants()[setting].at)

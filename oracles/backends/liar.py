@@ -23,7 +23,9 @@ SETTINGS = ["ok", "element", "nan", "dtype", "shape", "crash", "abort", "hang", 
 SWITCHES, GUILTY = ["folding", "fusion", "layout", "sharing", "reuse"], {"fusion", "reuse"}
 
 
-@backend("liar", settings=SETTINGS, default=["ok"], reference_setting="ok", warm=warm, requires=["torch"], switches=lambda model, setting: SWITCHES)
+@backend(
+    "liar", settings=SETTINGS, default=["ok"], reference_setting="ok", under_test=False, warm=warm, requires=["torch"], switches=lambda model, setting: SWITCHES
+)
 def liar(model: bytes, setting: str) -> Compiled:
     """`refuse` fails at load, `broken` at run; `crash` and `abort` die, `oom` asks for memory
     until it is refused, `hoard` takes pages that no limit of the system counts."""

@@ -19,7 +19,7 @@ def warm() -> None:
     load()
 
 
-@backend("reference", settings=["float64"], warm=warm, requires=["torch"])
+@backend("reference", settings=["float64"], under_test=False, warm=warm, requires=["torch"])
 def reference(model: bytes, setting: str) -> Compiled:
     """Every float is promoted, so float outputs come back as float64 whatever the model declares."""
     import torch
