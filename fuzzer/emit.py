@@ -93,7 +93,7 @@ def _constant(values: dict[int, ir.Value], v: Value) -> ir.Node:
 def _nodes(values: dict[int, ir.Value], steps: Sequence[Step]) -> list[ir.Node]:
     nodes = list[ir.Node]()
     for step in steps:
-        floats = _float_attributes(step.op, step.domain)
+        floats = float_attributes(step.op, step.domain)
         attrs = [_attribute(name, float(value) if name in floats else value) for name, value in step.attrs.items() if value is not None]
         attrs += [ir.AttrGraph(name, _body(values, name, body)) for name, body in step.bodies.items()]
         inputs = [None if v is None else _value(values, v) for v in step.inputs]
@@ -118,7 +118,7 @@ def _function(name: str, body: Body, opset: int) -> ir.Function:
 
 
 @cache
-def _float_attributes(op: str, domain: str) -> frozenset[str]:
+def float_attributes(op: str, domain: str) -> frozenset[str]:
     """Attributes the schema declares as one float: an int drawn for them must not become an int attribute."""
     found = schema.schema(op, domain)
     return frozenset(n for n, a in found.attributes.items() if a.type == onnx.defs.OpSchema.AttrType.FLOAT) if found else frozenset()

@@ -155,7 +155,7 @@ class Growth:
                 target.kind = "node"
                 outputs.append(target)
             else:
-                outputs.append(self._new("v", form, tuple(shape), "node"))
+                outputs.append(self.make("v", form, tuple(shape), "node"))
         while outputs and outputs[-1] is None:
             outputs.pop()
         attrs = dict(rule.attrs)
@@ -190,7 +190,7 @@ class Growth:
         assert o.format is not None
         if o.content is not None:
             kind = "constant" if self.source.choose(3) == 2 else "initializer"
-            v = self._new("c", o.format, tuple(o), kind, usable=False)
+            v = self.make("c", o.format, tuple(o), kind, usable=False)
             v.content = o.content  # type: ignore[assignment]
         else:
             n = self.source.choose(16)
@@ -201,7 +201,7 @@ class Growth:
             else:
                 kind = "input" if n < 10 else "initializer" if n < 14 else "constant"
             free = o.low is None and o.high is None
-            v = self._new({"input": "x", "initializer": "w", "constant": "c"}[kind], o.format, tuple(o), kind, usable=free)
+            v = self.make({"input": "x", "initializer": "w", "constant": "c"}[kind], o.format, tuple(o), kind, usable=free)
             v.low, v.high, v.unique = o.low, o.high, o.unique
             self.features.add(f"operand as {kind}")
             if n == 15 and free and kind == "constant":
@@ -212,12 +212,12 @@ class Growth:
     def _computed(self, v: Value) -> Value:
         """A constant the optimiser has to compute: an Identity of a Constant node."""
         v.uses += 1
-        y = self._new("v", v.format, v.shape, "node")
+        y = self.make("v", v.format, v.shape, "node")
         self.steps.insert(0, Step("Identity", "", [v], [y], {}))
         self.features.add("operand as computed constant")
         return y
 
-    def _new(self, prefix: str, form: Format, shape: tuple[int | None, ...], kind: str, usable: bool = True) -> Value:
+    def make(self, prefix: str, form: Format, shape: tuple[int | None, ...], kind: str, usable: bool = True) -> Value:
         n = self._counts.get(prefix, 0)
         self._counts[prefix] = n + 1
         v = Value(f"{prefix}{n}", form, shape, kind)

@@ -1,0 +1,148 @@
+"""Building networks from blocks: every operator is applied on concrete shapes, its results inferred by ONNX itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.shape_inference
+from onnx import TypeProto, helper
+
+from fuzzer.emit import float_attributes
+from fuzzer.grow import Growth
+from fuzzer.network import Network, Step, Value
+from specs import schema
+from specs.draw import Draw
+from specs.formats import BY_ONNX, FLOAT, INT64, Format
+from specs.net import Block, Relation
+from specs.operator import find
+from specs.rule import Misfit, Unsupported
+
+
+class Builder(Draw):
+    """The engine's answers to a block: choices, weights and operators on a growing network."""
+
+    def __init__(self, growth: Growth, form: Format = FLOAT) -> None:
+        super().__init__(growth.source)
+        self.growth, self.form, self.opset = growth, form, growth.opset
+
+    def __call__(self, op: str, *inputs: Value | None, outputs: int = 1, domain: str = "", **attrs: Any) -> Any:
+        operator = find(op, domain)
+        if operator is None:
+            raise Unsupported(f"no spec for operator {op}")
+        found = schema.schema(op, domain, self.growth.opset_of(domain))
+        if found is None or found.deprecated:
+            raise Misfit(f"{op} does not exist at opset {self.opset}")
+        given = list(inputs)
+        while given and given[-1] is None:
+            given.pop()
+        types = _inferred(found, op, domain, given, attrs, outputs, self.opset)
+        made = list[Value]()
+        for form, shape in types:
+            value = self.growth.make("v", form, shape, "node")
+            if value.elements > self.growth.elements:
+                raise Misfit(f"{op}: {value.elements} elements")
+            made.append(value)
+        for v in given:
+            if v is not None:
+                v.uses += 1
+        self.growth.steps.append(Step(op, domain, given, list(made), dict(attrs), operator, op))
+        return made[0] if outputs == 1 else tuple(made)
+
+    def weight(self, *dims: int, low: float | None = None, high: float | None = None) -> Value:
+        v = self.growth.make("w", self.form, tuple(dims), "initializer", usable=False)
+        v.low, v.high = low, high
+        return v
+
+    def const(self, content: Any, form: Format | None = None) -> Value:
+        array = np.asarray(content).astype((form or self.form).numpy)
+        v = self.growth.make("c", form or self.form, array.shape, "constant" if self.choose(3) == 2 else "initializer", usable=False)
+        v.content = array
+        return v
+
+    def ints(self, content: Sequence[int]) -> Value:
+        return self.const(list(content), INT64)
+
+    def input(self, *dims: int) -> Value:
+        return self.growth.make("x", self.form, tuple(dims), "input")
+
+
+def _inferred(
+    found: Any, op: str, domain: str, inputs: list[Value | None], attrs: dict[str, Any], outputs: int, opset: int
+) -> list[tuple[Format, tuple[int | None, ...]]]:
+    """Formats and shapes of the results, by ONNX's inference for this one node. Raises Misfit when it refuses or cannot tell."""
+    names = [f"o{i}" for i in range(outputs)]
+    floats = float_attributes(op, domain)
+    plain = {k: float(v) if k in floats else v for k, v in attrs.items() if v is not None}
+    node = helper.make_node(op, ["" if v is None else v.name for v in inputs], names, domain=domain, **plain)
+    types = {v.name: _type(v) for v in inputs if v is not None}
+    data = {v.name: onnx.numpy_helper.from_array(v.content, v.name) for v in inputs if v is not None and v.content is not None and v.content.size < 64}
+    imports = [helper.make_opsetid(domain, opset if domain == "" else 1)]
+    try:
+        result = onnx.shape_inference.infer_node_outputs(found, node, types, data, opset_imports=imports)
+    except (onnx.shape_inference.InferenceError, RuntimeError) as e:
+        raise Misfit(f"{op}: {' '.join(str(e).split())[:160]}") from e
+    return [_read(op, result.get(n)) for n in names]
+
+
+def _type(v: Value) -> TypeProto:
+    return _tensor_type(v.format.onnx, v.shape)
+
+
+@lru_cache(maxsize=4096)
+def _tensor_type(form: int, shape: tuple[int | None, ...]) -> TypeProto:
+    return helper.make_tensor_type_proto(form, list(shape))
+
+
+def _read(op: str, t: TypeProto | None) -> tuple[Format, tuple[int | None, ...]]:
+    if t is None or not t.HasField("tensor_type") or not t.tensor_type.HasField("shape"):
+        raise Misfit(f"{op}: the shape of a result is not known")
+    dims = t.tensor_type.shape.dim
+    if not all(d.HasField("dim_value") for d in dims):
+        raise Misfit(f"{op}: a dimension of a result is not known")
+    return BY_ONNX[t.tensor_type.elem_type], tuple(d.dim_value for d in dims)
+
+
+def feed(net: Builder, takes: str, dims: Sequence[int], even: int = 1) -> Value | None:
+    """An input of the kind a block takes, at sizes that are not trivial."""
+    if takes == "none":
+        return None
+    if takes == "tokens":
+        return net.input(1 + net.choose(2), net.pick((4, 9, 16, 7)), net.pick((8, 16, 32)))
+    rank = net.pick(tuple(dims))
+    size = [even * net.pick({1: (16, 9, 24, 33), 2: (8, 6, 9, 12), 3: (4, 5, 6, 4)}[rank]) // (1 if even == 1 else min(even, 4)) for _ in range(rank)]
+    size = [max(even, n - n % even) for n in size]
+    return net.input(1 + net.choose(2), net.pick((8, 16, 4, 12, 32)), *size)
+
+
+def build(growth: Growth, block: Block, x: Value | None = None, form: Format = FLOAT) -> list[Value]:
+    """One block on a value, or on a fresh input. Raises Misfit when its parameters do not fit."""
+    net = Builder(growth, form)
+    if x is None:
+        x = feed(net, block.takes, block.dims, block.even)
+    result = block.build(net, x) if block.takes != "none" else block.build(net)
+    growth.features.add(f"block {block.id}")
+    return list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+def related(growth: Growth, relation: Relation, form: Format = FLOAT) -> tuple[Value, Value]:
+    """Both sides of a relation, over the same inputs and weights."""
+    net = Builder(growth, form)
+    x = feed(net, relation.takes, relation.dims, relation.even)
+    left, right = relation.build(net, x) if relation.takes != "none" else relation.build(net)
+    growth.features.add(f"relation {relation.id}")
+    return left, right
+
+
+def network(growth: Growth, outputs: Sequence[Value]) -> Network:
+    """What has been built, with these outputs; steps that none of them needs are left out."""
+    needed, steps = {id(v) for v in outputs}, list[Step]()
+    for step in reversed(growth.steps):
+        if any(v is not None and id(v) in needed for v in step.outputs):
+            steps.append(step)
+            needed.update(id(v) for v in step.inputs if v is not None)
+    values = [v for v in growth.values if id(v) in needed or (v.kind == "node" and v.uses)]
+    return Network(growth.opset, values, steps[::-1], list(outputs), (), frozenset(growth.features))
