@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx.helper
+
 from specs.rule import UsageError
 from triage.cause import Cause, Model
 
@@ -21,6 +24,7 @@ class Known:
     """One public defect and how to recognise it. An empty field matches everything.
 
     operators  a chain of operators in which each reads the one before it; ["Relu", "Clip"]. "*" stands for any operator
+    attributes "name=value", which a node of the first of these operators must have
     formats    classes of formats as in Cause: half, float, double, int ...
     versions   "<1.22", ">=1.10,<2", of the backend
     message    regular expression, searched in the backend's own words
@@ -34,6 +38,7 @@ class Known:
     status: str = "open"
     verdicts: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
     versions: str = ""
     message: str = ""
@@ -52,8 +57,15 @@ class Known:
             and (not self.formats or not cause.dtype or cause.dtype in self.formats)
             and (not self.versions or not version or in_range(version, self.versions))
             and (not self.message or re.search(self.message, message) is not None)
-            and (not self.operators or has_chain(Model(model), self.operators))
+            and (not self.operators or self._in_model(Model(model)))
         )
+
+    def _in_model(self, model: Model) -> bool:
+        def has(node: onnx.NodeProto) -> bool:
+            given = {a.name: str(onnx.helper.get_attribute_value(a)) for a in node.attribute}
+            return all(given.get(name) == value for name, value in (a.split("=", 1) for a in self.attributes))
+
+        return has_chain(model, self.operators) and any(n.op_type == self.operators[0] and has(n) for n in model.nodes)
 
 
 def has_chain(model: Model, operators: Sequence[str]) -> bool:
@@ -103,6 +115,8 @@ def load(folder: Path) -> list[Known]:
                 entry = Known(name, **values)
                 re.compile(entry.message)
                 in_range("0", entry.versions or ">=0")
+                if any("=" not in a for a in entry.attributes) or (entry.attributes and not entry.operators):
+                    raise UsageError('attributes are "name=value", of the first of the operators')
             except (TypeError, re.error, UsageError) as e:
                 raise UsageError(f"{path}: [{name}]: {e}") from None
             if not entry.references or not (entry.message or entry.operators):

@@ -45,6 +45,14 @@ def test_others_do_not(cause: Cause, body: str, message: str) -> None:
     assert match(cause, model(body), message, "1.31.1") is None
 
 
+def test_attributes_narrow() -> None:
+    unstable = Cause("onnxruntime", "unstable", ("BatchNormalization",), "double", "always")
+    norm = "y, m, v = BatchNormalization<training_mode = {mode}>(x, x, x, x, x)"
+    found = match(unstable, model(norm.format(mode=1)), "two runs differ", "1.31.1")
+    assert found is not None and found.name == "batchnorm-training-writes-its-inputs"
+    assert match(unstable, model(norm.format(mode=0)), "two runs differ", "1.31.1") is None
+
+
 def test_version_ranges() -> None:
     assert in_range("1.31.1", ">=1.10,<2") and in_range("2.13.0+cpu", "==2.13") and in_range("0.27.0.post1", "<=0.27.0")
     assert not in_range("1.9", ">=1.10") and not in_range("1.31.1", "<1.31.1") and not in_range("2", "<2")
@@ -74,6 +82,7 @@ def test_formats_narrow() -> None:
         "[a]\nbackend = 'x'\ntitle = 't'\nreferences = ['u']\nmessage = '('",
         "[a]\nbackend = 'x'\ntitle = 't'\nreferences = ['u']\nmessage = 'm'\nversions = '~1'",
         "[a]\nbackend = 'x'\ntitle = 't'\nreferences = ['u']\nmessage = 'm'\ncolour = 'red'",
+        "[a]\nbackend = 'x'\ntitle = 't'\nreferences = ['u']\nmessage = 'm'\nattributes = ['k=1']",
         "[a",
     ],
 )
