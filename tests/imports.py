@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOMS = ("specs", "oracles", "corpus", "triage", "fuzzer")
 ROOT = Path(__file__).resolve().parent.parent
+DOOR = ROOT / "fuzzer" / "cli" / "bench.py"  # the command that runs the benchmarks, which measure everything
 
 
 def imported(path: Path) -> set[str]:
@@ -27,7 +28,7 @@ def violations() -> list[str]:
     for i, room in enumerate(ROOMS):
         later = {*ROOMS[i + 1 :], "tests", "benchmarks"}
         for path in sorted((ROOT / room).rglob("*.py")):
-            result += [f"{path.relative_to(ROOT)} imports {name}, which lies after {room}" for name in sorted(imported(path) & later)]
+            result += [f"{path.relative_to(ROOT)} imports {name}, which lies after {room}" for name in sorted(imported(path) & later) if path != DOOR]
     return result
 
 

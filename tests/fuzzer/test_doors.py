@@ -18,7 +18,13 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "before", ["", "import fuzzer.generate, oracles.judge", "from fuzzer import networks", "from fuzzer.generate import generate_from; from oracles.judge import judge_outcomes"]
+    "before",
+    [
+        "",
+        "import fuzzer.generate, oracles.judge",
+        "from fuzzer import networks",
+        "from fuzzer.generate import generate_from; from oracles.judge import judge_outcomes",
+    ],
 )
 def test_the_doors_give_functions_whatever_was_imported_before(before: str) -> None:
     code = f"{before}\nfrom fuzzer import generate, networks\nfrom oracles import judge, run, backend\nfrom specs import op, run as meaning"
