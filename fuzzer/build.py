@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.checker
 import onnx.shape_inference
 from onnx import TypeProto, helper
 
@@ -83,7 +84,7 @@ def _inferred(
     imports = [helper.make_opsetid(domain, opset if domain == "" else 1)]
     try:
         result = onnx.shape_inference.infer_node_outputs(found, node, types, data, opset_imports=imports)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as e:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as e:
         raise Misfit(f"{op}: {' '.join(str(e).split())[:160]}") from e
     return [_read(op, result.get(n)) for n in names]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import torch
 
+from fuzzer.assemble import assemble
 from fuzzer.emit import emit, fill
 from fuzzer.grow import EVERYTHING, Menu, grow
 from fuzzer.network import Network
@@ -20,6 +22,7 @@ from fuzzer.wrap import wrap
 from oracles.records import Case
 from specs.draw import Source
 from specs.program import Program, to_torch
+from specs.rule import Misfit
 
 REPAIRS = 4  # operators replaced, at most, in a network that has no safe inputs as drawn
 
@@ -47,7 +50,7 @@ def generate_from(
 ) -> Generated:
     """One case from any source of choices. Raises onnx's checker error if the model is not valid: that is our bug."""
     times = [time.perf_counter()]
-    network = grow(source, nodes, menu, elements)
+    network = _network(source, nodes, menu, elements)
     if wraps and source.choose(4) == 3:
         network = wrap(network, source)
     times.append(time.perf_counter())
@@ -71,6 +74,15 @@ def generate_from(
     inputs = {v.name: found.contents[v.name] for v in network.inputs}
     seconds = {stage: float(t) for stage, t in zip(("grow", "emit", "search", "check"), np.diff(times), strict=True)}
     return Generated(Case(model, inputs, dict(origin or {})), network, program, found, seconds, repairs)
+
+
+def _network(source: Source, nodes: int, menu: Menu, elements: int) -> Network:
+    """From operators, or now and then from building blocks."""
+    share = 1 if menu.blocks is None else 3  # of four networks; most when blocks were asked for by name
+    if menu.blocks != frozenset() and nodes > 1 and source.choose(4) >= 4 - share:
+        with contextlib.suppress(Misfit):
+            return assemble(source, nodes, menu, 4 * elements)
+    return grow(source, nodes, menu, elements)
 
 
 def _refill(program: Program, network: Network, contents: Mapping[str, np.ndarray]) -> None:

@@ -39,12 +39,14 @@ class Menu:
     """What may be drawn: operators, the opsets, and the (operator, formats) pairs a backend is known not to run.
 
     avoid   support keys (see `support_key`) that are drawn only now and then
+    blocks  building blocks by id; None for all, empty for none
     """
 
     names: frozenset[tuple[str, str]] | None = None
     opsets: tuple[int, ...] = OPSETS
     avoid: frozenset[str] = frozenset()
     probe: float = 0.02
+    blocks: frozenset[str] | None = frozenset()
 
 
 EVERYTHING = Menu()
@@ -231,6 +233,25 @@ class Growth:
             del self.sizes[:-12]
         return v
 
+    def back(self, steps: int, values: int) -> None:
+        """Forget what was made since there were so many of each; names are not used twice."""
+        del self.steps[steps:]
+        for v in self.values[values:]:
+            same = self.by_shape.get((v.format, v.shape), [])
+            if v in same:
+                same.remove(v)
+                self.usable.remove(v)
+        del self.values[values:]
+
+    def recount(self) -> None:
+        """Count the uses of every value again, after steps were forgotten."""
+        for v in self.values:
+            v.uses = 0
+        for step in self.steps:
+            for v in step.inputs:
+                if v is not None:
+                    v.uses += 1
+
     def _note(self, step: Step, rule: Rule) -> None:
         """Coverage features of one insertion."""
         shapes = [v.shape for v in step.inputs if v is not None]
@@ -362,10 +383,10 @@ def grow(source: Source, nodes: int, menu: Menu = EVERYTHING, elements: int = 40
         if inputs:
             growth.insert_before(inputs[source.choose(len(inputs))])
     growth.features.update((f"wiring {wiring.__name__}", f"opset {growth.opset}"))
-    return Network(growth.opset, growth.values, growth.steps, _outputs(growth), (), frozenset(growth.features))
+    return Network(growth.opset, growth.values, growth.steps, outputs(growth), (), frozenset(growth.features))
 
 
-def _outputs(growth: Growth) -> list[Value]:
+def outputs(growth: Growth) -> list[Value]:
     """Every unused result, and now and then an intermediate one."""
     chosen = list[Value]()
     for step in growth.steps:

@@ -86,8 +86,8 @@ class Lane:
         self.mean: dict[str, float] = {}
         self.journal = Journal(settings.out, lane)
         avoid = frozenset(avoided("onnxruntime")) if "onnxruntime" in self.targets else frozenset[str]()
-        self.plain = Menu(settings.names, avoid=avoid)
-        self.friendly = Menu(settings.names, avoid=avoid | frozenset(k for b in self.targets for k in avoided(b)))
+        self.plain = Menu(settings.names, avoid=avoid, blocks=settings.blocks)
+        self.friendly = Menu(settings.names, avoid=avoid | frozenset(k for b in self.targets for k in avoided(b)), blocks=settings.blocks)
 
     # making -------------------------------------------------------------------------------------------------------
     def make(self) -> Pending | None:

@@ -33,3 +33,24 @@ def backend_rows() -> list[dict[str, Any]]:
         {"name": b.name, "version": b.version(), "settings": list(b.settings), "available": b.available(), "default": list(b.default), "missing": b.missing()}
         for b in backends().values()
     ]
+
+
+def block_rows() -> list[dict[str, Any]]:
+    """One object per block of the catalogue."""
+    from specs.net import blocks, relations
+
+    by_block = dict[str, list[str]]()
+    for r in relations().values():
+        by_block.setdefault(r.block, []).append(r.id)
+    return [
+        {
+            "id": b.id,
+            "family": b.family,
+            "title": b.title,
+            "seeds": list(b.seeds),
+            "dims": list(b.dims),
+            "relations": by_block.get(b.id, []),
+            "hazards": b.hazards,
+        }
+        for b in sorted(blocks().values(), key=lambda b: (b.family, b.id))
+    ]

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Settings:
     seed: int = 0
     max_nodes: int = 10
     names: frozenset[tuple[str, str]] | None = None
+    blocks: frozenset[str] | None = None
     workers: int = 1
     timeout: float = 30.0
     memory: int = 4 * 2**30
@@ -83,24 +85,40 @@ def lanes(text: str) -> int:
     return int(text)
 
 
-def select(patterns: str | None, known: dict[tuple[str, str], object]) -> frozenset[tuple[str, str]] | None:
+def select(patterns: str | None, known: Mapping[tuple[str, str], object]) -> frozenset[tuple[str, str]] | None:
     """Operators whose names match `conv*,!slice` (case does not matter); None for all. Raises UsageError when nothing matches."""
     if not patterns:
         return None
+    found = _matching("--specs", patterns, [name for _, name in known], "operator", "specs")
+    return frozenset(k for k in known if k[1] in found)
+
+
+def select_blocks(patterns: str, specs: str = "") -> frozenset[str] | None:
+    """Blocks whose ids match; None for all, none at all when operators were selected instead. Raises UsageError."""
+    if patterns == "none" or (specs and not patterns):
+        return frozenset()
+    if not patterns:
+        return None
+    from specs.net import blocks
+
+    return frozenset(_matching("--blocks", patterns, list(blocks()), "block", "blocks"))
+
+
+def _matching(option: str, patterns: str, known: Sequence[str], what: str, command: str) -> set[str]:
     parts = [p.strip() for p in patterns.split(",") if p.strip()]
     wanted = [p for p in parts if not p.startswith("!")] or ["*"]
     unwanted = [p[1:] for p in parts if p.startswith("!")]
 
-    def matches(name: str, among: list[str]) -> bool:
+    def matches(name: str, among: Sequence[str]) -> bool:
         return any(fnmatch.fnmatchcase(name.lower(), p.lower()) for p in among)
 
     for p in [*wanted, *unwanted]:
-        if not any(matches(name, [p]) for _, name in known):
-            near = difflib.get_close_matches(p, [name for _, name in known], n=1)
-            raise UsageError(f"--specs '{p}' matches no operator{f' (did you mean {near[0]}?)' if near else ''}; `fuzz specs` lists them")
-    found = frozenset(k for k in known if matches(k[1], wanted) and not matches(k[1], unwanted))
+        if not any(matches(name, [p]) for name in known):
+            near = difflib.get_close_matches(p, known, n=1)
+            raise UsageError(f"{option} '{p}' matches no {what}{f' (did you mean {near[0]}?)' if near else ''}; `fuzz {command}` lists them")
+    found = {name for name in known if matches(name, wanted) and not matches(name, unwanted)}
     if not found:
-        raise UsageError(f"--specs '{patterns}' leaves no operator")
+        raise UsageError(f"{option} '{patterns}' leaves no {what}")
     return found
 
 

@@ -17,6 +17,7 @@ def run(
     out: Path = typer.Option(Path("fuzz-out"), "--out", help="Output folder; running again with the same folder goes on."),
     backends: str = typer.Option("", "--backends", help="For example onnxruntime:off+all,tvm or onnxruntime:*; default: all that are installed."),
     specs: str = typer.Option("", "--specs", metavar="GLOB", help="Operators to draw from, e.g. 'conv*,relu,!slice'."),
+    blocks: str = typer.Option("", "--blocks", metavar="GLOB", help="Building blocks to use, e.g. 'cbam,unet*,!*/net'; 'none' for operators only."),
     max_nodes: int = typer.Option(10, "--max-nodes", min=1, max=500, help="Most operators in a network."),
     workers: str = typer.Option("auto", "--workers", help="Processes that make cases; each has its own backend workers. auto: half of the cores."),
     timeout: str = typer.Option("30s", "--timeout", help="Per backend, setting and case."),
@@ -34,7 +35,7 @@ def run(
     from corpus.store import Store
     from fuzzer.campaign import Campaign, exit_status, tell
     from fuzzer.screen import screen
-    from fuzzer.settings import Settings, lanes, parse_budget, parse_bytes, parse_seconds, select
+    from fuzzer.settings import Settings, lanes, parse_budget, parse_bytes, parse_seconds, select, select_blocks
     from oracles.plugin import find, installed, parse
     from specs.operator import operators
     from specs.rule import UsageError
@@ -52,7 +53,9 @@ def run(
     names = select(specs, {k: o for k, o in operators().items() if o.draw is not None})
     versions = {t.backend: str(find(t.backend).version()) for t in targets}
     with Store.open(out, fresh=fresh, argv=sys.argv, versions=versions, seed=seed) as store:
-        settings = Settings(limit, out.resolve(), tuple(targets), store.run["seed"], max_nodes, names, count, seconds, size, stop_on_first)
+        settings = Settings(
+            limit, out.resolve(), tuple(targets), store.run["seed"], max_nodes, names, select_blocks(blocks, specs), count, seconds, size, stop_on_first
+        )
         display = screen(ui)
         try:
             ended = Campaign(settings, store, display).run()

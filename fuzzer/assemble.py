@@ -1,0 +1,89 @@
+"""Networks from building blocks: a stack of blocks on one input with random operators as glue, or both sides of a relation."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from fuzzer.build import Builder, build, feed, related
+from fuzzer.grow import Growth, Menu, outputs
+from fuzzer.network import Network, Value
+from specs.draw import Source
+from specs.formats import FLOAT, Format
+from specs.net import Block, Relation, blocks, relations
+from specs.rule import Misfit
+
+TRIES = 6
+STACK = 3  # most blocks on top of each other
+ROOM = 5  # a stack may have this many times the nodes that were asked for
+
+
+def assemble(source: Source, nodes: int, menu: Menu, elements: int) -> Network:
+    """A network of the menu's blocks. Raises Misfit when none fitted."""
+    growth = Growth(source, menu, elements)
+    ends = _built(growth, nodes, menu.blocks)
+    growth.recount()
+    chosen = list({id(v): v for v in (*outputs(growth), *ends)}.values())
+    growth.features.update(("wiring blocks", f"opset {growth.opset}"))
+    return Network(growth.opset, growth.values, growth.steps, chosen, (), frozenset(growth.features))
+
+
+def _built(growth: Growth, nodes: int, names: frozenset[str] | None) -> list[Value]:
+    """Builds into `growth`; returns values that have to be outputs."""
+    form = next((f for f in growth.palette if f.is_float), FLOAT)
+    among = _relations(names)
+    if among and growth.source.choose(6) == 5:
+        return _relation(growth, among, form)
+    return _stack(growth, nodes, names, form)
+
+
+def _relation(growth: Growth, among: tuple[Relation, ...], form: Format) -> list[Value]:
+    for _ in range(TRIES):
+        mark = len(growth.steps), len(growth.values)
+        try:
+            return list(related(growth, among[growth.source.choose(len(among))], form))
+        except Misfit:
+            growth.back(*mark)
+    raise Misfit("no relation fits")
+
+
+def _stack(growth: Growth, nodes: int, names: frozenset[str] | None, form: Format) -> list[Value]:
+    last: list[Value] = []
+    for _ in range(1 + growth.source.choose(STACK)):
+        grown = _block(growth, names, last, form)
+        if not grown or len(growth.steps) > ROOM * nodes:
+            break
+        last = grown
+        if growth.source.choose(2):
+            last = growth.insert(last) or last
+    if not last:
+        raise Misfit("no block fits")
+    for _ in range(growth.source.choose(1 + nodes // 3)):
+        growth.insert(last)
+    return last
+
+
+def _block(growth: Growth, names: frozenset[str] | None, last: list[Value], form: Format) -> list[Value]:
+    for _ in range(TRIES):
+        image = [v for v in last if len(v.shape) in (3, 4, 5) and v.format is form and None not in v.shape]
+        bag = _blocks(names, len(image[0].shape) - 2 if image else 0)
+        if not bag:
+            return []
+        block = bag[growth.source.choose(len(bag))]
+        mark = len(growth.steps), len(growth.values)
+        try:
+            x = image[0] if image and block.takes == "image" else feed(Builder(growth, form), block.takes, block.dims, block.even)
+            return build(growth, block, x, form)
+        except Misfit:
+            growth.back(*mark)
+    return []
+
+
+@lru_cache(maxsize=64)
+def _blocks(names: frozenset[str] | None, rank: int) -> tuple[Block, ...]:
+    """Blocks of these names; for `rank` spatial dims of an existing value, those that can take it."""
+    return tuple(b for b in blocks().values() if (names is None or b.id in names) and (rank == 0 or (b.takes == "image" and rank in b.dims)))
+
+
+@lru_cache(maxsize=8)
+def _relations(names: frozenset[str] | None) -> tuple[Relation, ...]:
+    return tuple(r for r in relations().values() if names is None or r.block in names)
