@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from corpus.arrays import MEMORY, load_arrays, save_arrays
 from corpus.inputs import declared, load_inputs, load_outputs
@@ -73,7 +74,7 @@ def stored_case(folder: Path) -> Case:
         raise UsageError(f"{folder}: has no readable model.onnx ({e.strerror})") from None
     try:
         forms = declared(onnx.load_from_string(model).graph.input)
-    except Exception as e:  # protobuf's DecodeError
+    except DecodeError as e:
         raise UsageError(f"{folder}/model.onnx: is not an ONNX model ({e})") from None
     return Case(model, load_arrays(folder / "inputs.npz", forms), _origin(folder / "case.json") or {})
 
