@@ -62,10 +62,21 @@ def bn(net: Any, x: Any, epsilon: float = 1e-5) -> Any:
 
 
 def layer_norm(net: Any, x: Any, axis: int = -1, epsilon: float = 1e-5) -> Any:
-    """Normalisation over the dims from `axis` on. Raises Misfit before opset 17."""
-    need(net.opset >= 17, "LayerNormalization exists from opset 17 on")
+    """Normalisation over the dims from `axis` on; written out before opset 17, as exporters did."""
     dims = x.shape[axis:]
-    return net("LayerNormalization", x, net.weight(*dims), net.weight(*dims), axis=axis, epsilon=epsilon)
+    if net.opset >= 17:
+        return net("LayerNormalization", x, net.weight(*dims), net.weight(*dims), axis=axis, epsilon=epsilon)
+    axes = list(range(-len(dims), 0))
+    centred = net("Sub", x, mean(net, x, axes))
+    deviation = net("Sqrt", net("Add", mean(net, net("Mul", centred, centred), axes), net.const(epsilon)))
+    return net("Add", net("Mul", net("Div", centred, deviation), net.weight(*dims)), net.weight(*dims))
+
+
+def layer_norm_channels(net: Any, x: Any, epsilon: float = 1e-6) -> Any:
+    """Layer normalisation of each position's channels, by a transpose to channels last and back."""
+    rank = len(x.shape)
+    back = [0, rank - 1, *range(1, rank - 1)]
+    return transpose(net, layer_norm(net, transpose(net, x, [0, *range(2, rank), 1]), epsilon=epsilon), back)
 
 
 def instance_norm(net: Any, x: Any, epsilon: float = 1e-5) -> Any:
@@ -148,6 +159,12 @@ def reduce(net: Any, op: str, x: Any, axes: Sequence[int], keepdims: int = 1) ->
 def gap(net: Any, x: Any) -> Any:
     """Global average pooling, (N, C, 1, ...)."""
     return net("GlobalAveragePool", x)
+
+
+def classifier(net: Any, x: Any, classes: int = 5) -> Any:
+    """Global average pooling, flatten, a dense layer: logits (N, classes)."""
+    flat = net("Flatten", gap(net, x), axis=1)
+    return net("Gemm", flat, net.weight(classes, channels(x)), net.weight(classes), transB=1)
 
 
 def pool(net: Any, x: Any, kind: str = "MaxPool", k: int = 2, s: int | None = None, pad: int = 0) -> Any:
