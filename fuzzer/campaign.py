@@ -24,6 +24,7 @@ from oracles.plugin import find
 
 GRACE = 20.0  # seconds a lane has to finish what it is doing before it is ended
 PATIENCE = 60.0  # seconds that suspicions may still be looked at when the budget is spent
+REDUCE, HASTE, CROWD = 8.0, 2.0, 5  # seconds of reduction for a suspicion; with more than so many waiting
 STARTS = 5  # how often a lane that dies at once is started again
 
 
@@ -172,7 +173,7 @@ class Campaign:
     def _hand_over(self) -> None:
         """The next suspicion to the investigator; one at a time, so that its death costs one."""
         if self.open:
-            self.desk.send(self.open[0])
+            self.desk.send((self.open[0], REDUCE if len(self.open) <= CROWD else HASTE))
 
     def _answers(self) -> None:
         try:

@@ -23,6 +23,7 @@ from oracles.records import Case, Outcome, Verdict
 from oracles.reference import reference
 from specs.program import Program
 from triage.cause import cause_key
+from triage.interest import reduced
 from triage.isolate import isolate
 
 
@@ -50,10 +51,15 @@ class Answer:
     failure: str = ""
 
 
-def investigate(suspicion: Suspicion, settings: Settings) -> Answer:
-    """Confirm one suspicion, on a single operator when one shows it; a defect of ours becomes an answer, not an end."""
+def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) -> Answer:
+    """Confirm one suspicion on the smallest case found in some seconds; a defect of ours becomes an answer, not an end."""
+
+    def again(case: Case, targets: Sequence[Target]) -> list[Outcome]:
+        return run(case, targets, timeout=settings.timeout, memory=settings.memory)
+
     try:
         small, verdict, outcomes = _isolated(suspicion, settings)
+        small, verdict, outcomes = reduced(small, verdict, outcomes, again, seconds=seconds)
         confirmed = _confirmed(small, verdict, outcomes, settings)
         if small is not suspicion.case and confirmed.verdict.verdict == "ours":  # the whole model may still convince
             small, confirmed = suspicion.case, _confirmed(suspicion.case, suspicion.verdict, suspicion.outcomes, settings)
@@ -92,8 +98,9 @@ def main(parent: Connection, settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     try:
-        while (suspicion := parent.recv()) is not None:
-            parent.send(investigate(suspicion, settings))
+        while (message := parent.recv()) is not None:
+            suspicion, seconds = message
+            parent.send(investigate(suspicion, settings, seconds))
     except (EOFError, BrokenPipeError):
         pass
     finally:
