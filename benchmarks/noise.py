@@ -49,7 +49,7 @@ def accusations(p: Prepared, outputs: Outputs, seen: dict[str, set[Any]], counts
             continue
         seen[name].add(key)
         counts["independent"] += 1
-        v = p.weigh(compare("legal", "", name, want, got))
+        v = p.weigh.whole(p.weigh(compare("legal", "", name, want, got)), want, got)
         counts["masked"] += v.masked > 0.5
         if v.verdict in VALUES:
             yield v, second_opinion(p.case.model, p.case.inputs, p.expected, v, Outcome("legal", "", "ok", outputs), p.weigh)

@@ -8,28 +8,33 @@ backward pass per element.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from oracles.baselines import Baselines
 from oracles.records import Verdict
+from oracles.reference import Expected
 from specs.numerics import LOOSEST, Ball, Policy, outputs
-from specs.program import Node, Program, wrap
+from specs.program import Node, Program, to_torch, wrap
 
 CERTIFIED, LIKELY = 2.0, 6.0  # times the first-order worst case; times the statistical influence
 
-#: A suspect verdict as it stands after the adjoint bound has been asked.
-Weigh = Callable[[Verdict], Verdict]
+NEAR, WHOLE = 0.5, 3.0  # an element this close to its statistical bound, and this many times the error of other runs: imprecise
 
 
 class Influence(NamedTuple):
-    """first: sum |g| r over worst-case roundings; second: root of the sum of squares over statistical ones; inf when undecided."""
+    """first: sum |g| r over worst-case roundings; second: root of the sum of squares over statistical ones; inf when undecided.
+
+    broken: rounded values pass an operator without a derivative (Floor, a comparison), whose influence is not in these sums.
+    """
 
     first: float
     second: float
+    broken: bool = False
 
 
 class _Perturbed:
@@ -40,9 +45,12 @@ class _Perturbed:
         self.zeros: list[torch.Tensor] = []
         self.worst: list[torch.Tensor] = []
         self.spread: list[torch.Tensor] = []
+        self.broken = False
 
     def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
         ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *args)), node.out_formats, strict=False)]
+        if any(isinstance(a, torch.Tensor) and a.requires_grad for a in args):
+            self.broken |= node.op.proxy is not None or any(isinstance(y, torch.Tensor) and not y.requires_grad for y in ys)
         exact = [_exact(a) for a in args]
         with torch.no_grad():
             radii = node.op.error(node, self.policy, exact, [_detached(y) for y in ys])
@@ -79,21 +87,48 @@ def influence(program: Program, inputs: Mapping[str, np.ndarray], output: str, e
             g = g.abs()
             first += float(torch.where(g > 0, g * worst, 0.0).sum())
             second += float(torch.where(g > 0, g * spread, 0.0).square().sum())
-    return Influence(*(math.inf if math.isnan(x) else x for x in (first, math.sqrt(second) if second >= 0 else math.nan)))
+    return Influence(*(math.inf if math.isnan(x) else x for x in (first, math.sqrt(second) if second >= 0 else math.nan)), broken=run.broken)
 
 
-def weigher(program: Program, inputs: Mapping[str, np.ndarray], policy: Policy = LOOSEST) -> Weigh:
-    """For the suspects of one case: certified to first order, likely, or noise. Other verdicts pass."""
+class Weigh:
+    """What is asked about one case beyond its bounds: the adjoint bound of a suspect, and the evidence of a whole array."""
 
-    def weigh(v: Verdict) -> Verdict:
+    def __init__(self, program: Program, inputs: Mapping[str, np.ndarray], policy: Policy = LOOSEST) -> None:
+        self.program, self.inputs, self.policy = program, inputs, policy
+        self.baselines = Baselines(program, inputs)
+
+    def __call__(self, v: Verdict) -> Verdict:
+        """A suspect is certified to first order, likely, or noise. Other verdicts pass."""
         if v.grade != "likely" or v.verdict != "wrong" or v.element is None or not isinstance(v.got, float) or not isinstance(v.expected, float):
             return v
         error = abs(v.got - v.expected)
-        bound = influence(program, inputs, v.output, v.element, policy)
+        bound = influence(self.program, self.inputs, v.output, v.element, self.policy)
+        if bound.broken:  # what the gradient does not see, other runs may show
+            return replace(v, verdict="noise", grade=None) if self.baselines.error(v.output, v.element, v.expected) > error / 10 else v
         if error > CERTIFIED * bound.first:
             return replace(v, grade="certified", bound=CERTIFIED * bound.first, ratio=error / max(CERTIFIED * bound.first, 1e-300))
         if error > LIKELY * bound.second:
             return replace(v, bound=LIKELY * bound.second, ratio=error / max(LIKELY * bound.second, 1e-300))
         return replace(v, verdict="noise", grade=None)
 
-    return weigh
+    def whole(self, v: Verdict, want: Expected, got: Any) -> Verdict:
+        """`imprecise` where no element is beyond its bound but the array as a whole is further off than any run of ours."""
+        value, worst, spread = want.ball
+        if v.verdict not in ("ok", "noise") or want.format is None or not want.format.is_float or worst is None or not isinstance(got, np.ndarray) or got.shape != tuple(value.shape):
+            return v
+        decided = (worst < math.inf) & torch.isfinite(value)
+        error = (to_torch(got, want.format, torch.float64) - value).abs().masked_fill(~decided, 0.0)
+        near = error / spread.clamp(min=1e-300)
+        at = tuple(int(i) for i in np.unravel_index(int(near.flatten().argmax()), tuple(near.shape))) if near.numel() else ()
+        if not near.numel() or not bool(near[at] > NEAR):
+            return v
+        ratio = self.baselines.ratio(v.output, got, value, decided, want.format)
+        if ratio is None or ratio <= WHOLE:
+            return v
+        message = f"root mean square error {ratio:.1f} times the largest of several runs in the same precision"
+        return replace(v, verdict="imprecise", grade="likely", element=at, got=float(got[at]), expected=float(value[at]), bound=float(spread[at]), ratio=ratio, message=message)
+
+
+def weigher(program: Program, inputs: Mapping[str, np.ndarray], policy: Policy = LOOSEST) -> Weigh:
+    """For one case."""
+    return Weigh(program, inputs, policy)

@@ -85,7 +85,7 @@ def _elements(verdict: Any, want: Expected, got: torch.Tensor) -> Verdict:
     outside = decided & ~(error <= bound)
     if not bool(outside.any()):
         noise = bool((_naive(got, value, error, form)).any())
-        if noise and spread is not None and (suspect := _suspect(verdict, want, got, error, masked)) is not None:
+        if spread is not None and (suspect := _suspect(verdict, want, got, error, masked)) is not None:
             return suspect
         return verdict("noise" if noise else "ok", masked=masked, ratio=_ratio(error, bound, decided))
     special = outside & ~torch.isfinite(got) if got.is_floating_point() else torch.zeros_like(outside)

@@ -28,7 +28,7 @@ def judge(model: bytes | onnx.ModelProto, inputs: Mapping[str, np.ndarray], outp
     program = Program(model, torch.float64)
     expected = reference(program, inputs, policy or LOOSEST)
     weigh = weigher(program, inputs, policy or LOOSEST)
-    return [weigh(compare("", "", name, want, outputs.get(name))) for name, want in expected.items()]
+    return [weigh.whole(weigh(compare("", "", name, want, outputs.get(name))), want, outputs.get(name)) for name, want in expected.items()]
 
 
 def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome], weigh: Weigh) -> list[Verdict]:
@@ -39,7 +39,9 @@ def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome]
     verdicts = list[Verdict]()
     plain = {o.backend: o for o in outcomes if o.setting == find(o.backend).reference_setting}
     for outcome in outcomes:
-        verdicts += [weigh(v) for v in _one(expected, outcome, plain.get(outcome.backend))]
+        for v in _one(expected, outcome, plain.get(outcome.backend)):
+            v = weigh(v)
+            verdicts.append(weigh.whole(v, expected[v.output], outcome.outputs.get(v.output)) if outcome.outputs is not None and v.output in expected else v)
     return verdicts
 
 

@@ -31,7 +31,10 @@ def swapped(run: Run, node: Any, args: list[Any], wrong: list[Any]) -> Any:
 
 
 def _alike(a: list[Any], b: list[Any]) -> bool:
-    return all((x is None) == (y is None) and (x is None or (isinstance(x, torch.Tensor) and x.shape == y.shape and x.dtype == y.dtype)) for x, y in zip(a, b, strict=False))
+    return all(
+        (x is None) == (y is None) and (x is None or (isinstance(x, torch.Tensor) and x.shape == y.shape and x.dtype == y.dtype))
+        for x, y in zip(a, b, strict=False)
+    )
 
 
 # windows ---------------------------------------------------------------------------------------------------------------
@@ -141,7 +144,9 @@ def bias_twice(run: Run, node: Any, args: list[Any]) -> Any:
 @fault("bias-first-only", "subtle", ("Conv", "Gemm"), each=True)
 def bias_first_only(run: Run, node: Any, args: list[Any]) -> Any:
     """One bias for all channels."""
-    return run.honest(node, [*args[:2], args[2].reshape(-1)[:1].expand(args[2].shape)]) if len(args) > 2 and args[2] is not None and args[2].numel() > 1 else None
+    return (
+        run.honest(node, [*args[:2], args[2].reshape(-1)[:1].expand(args[2].shape)]) if len(args) > 2 and args[2] is not None and args[2].numel() > 1 else None
+    )
 
 
 @fault("operands-swapped", "gross", ("Sub", "Div", "Pow", "Less", "MatMul", "Mod", "Greater", "BitShift"), each=True)
@@ -177,7 +182,13 @@ def attribute_ignored(run: Run, node: Any, args: list[Any]) -> Any:
     return other(run, node, args, **{k: v for k, v in known.items() if isinstance(v, float)}) if known else None
 
 
-@fault("epsilon", "subtle", ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"), each=True, strengths=("10x", "0"))
+@fault(
+    "epsilon",
+    "subtle",
+    ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"),
+    each=True,
+    strengths=("10x", "0"),
+)
 def epsilon(run: Run, node: Any, args: list[Any], how: str) -> Any:
     """Another epsilon than the model's: seen where the variance is small."""
     return other(run, node, args, epsilon=node.epsilon * 10 if how == "10x" else 0.0)
@@ -210,7 +221,12 @@ def permutation_inverted(run: Run, node: Any, args: list[Any]) -> Any:
     return other(run, node, args, perm=[perm.index(i) for i in range(len(perm))]) if perm else None
 
 
-@fault("flag-ignored", "gross", ("CumSum", "ArgMax", "TopK", "Trilu", "DepthToSpace", "Mod", "GridSample", "ScatterElements", "ScatterND", "Gelu", "BitShift", "Pad", "Resize"), each=True)
+@fault(
+    "flag-ignored",
+    "gross",
+    ("CumSum", "ArgMax", "TopK", "Trilu", "DepthToSpace", "Mod", "GridSample", "ScatterElements", "ScatterND", "Gelu", "BitShift", "Pad", "Resize"),
+    each=True,
+)
 def flag_ignored(run: Run, node: Any, args: list[Any]) -> Any:
     """An attribute of two or more values taken for another of them."""
     flags: dict[str, dict[str, Any]] = {
@@ -296,4 +312,8 @@ def gate_order(run: Run, node: Any, args: list[Any]) -> Any:
 
 @fault("zero-point-ignored", "gross", ("QuantizeLinear", "DequantizeLinear", "MatMulInteger", "ConvInteger"), each=True)
 def zero_point_ignored(run: Run, node: Any, args: list[Any]) -> Any:
-    return run.honest(node, [*args[:2], torch.zeros_like(args[2]), *args[3:]]) if len(args) > 2 and args[2] is not None and bool((args[2].float() != 0).any()) else None
+    return (
+        run.honest(node, [*args[:2], torch.zeros_like(args[2]), *args[3:]])
+        if len(args) > 2 and args[2] is not None and bool((args[2].float() != 0).any())
+        else None
+    )

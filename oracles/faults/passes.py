@@ -32,7 +32,9 @@ def batchnorm_fold(run: Run, node: Any, args: list[Any], lost: str) -> Any:
     x, scale, bias, mean, var = args
     if lost == "without-epsilon":
         return run.honest(node, [x, scale, bias, mean, var - min(node.epsilon, float(var.min()) * 0.999)]) if var.numel() else None
-    return run.honest(node, [x, scale, torch.zeros_like(bias) if lost == "without-bias" else bias, torch.zeros_like(mean) if lost == "without-mean" else mean, var])
+    return run.honest(
+        node, [x, scale, torch.zeros_like(bias) if lost == "without-bias" else bias, torch.zeros_like(mean) if lost == "without-mean" else mean, var]
+    )
 
 
 @fault("bias-into-conv", "gross", ("Add",))
@@ -73,7 +75,13 @@ def casts_cancelled(run: Run, node: Any, args: list[Any]) -> Any:
 def cse(run: Run, node: Any, args: list[Any]) -> Any:
     """Two nodes with the same operator and operands share a result although their attributes differ."""
     for earlier, operands, values in reversed(run.done):
-        if earlier.op is node.op and len(operands) == len(args) and all(a is b for a, b in zip(operands, args, strict=True)) and args and earlier.attrs != node.attrs:
+        if (
+            earlier.op is node.op
+            and len(operands) == len(args)
+            and all(a is b for a, b in zip(operands, args, strict=True))
+            and args
+            and earlier.attrs != node.attrs
+        ):
             honest = run.honest(node, args)
             same = all(isinstance(v, torch.Tensor) and v.shape == h.shape and v.dtype == h.dtype for v, h in zip(values, honest, strict=False))
             return [v.clone() for v in values] if same and len(values) == len(honest) else None

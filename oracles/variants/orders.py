@@ -92,7 +92,7 @@ def _reduction_terms(node: Any, x: Any, axes: Any) -> tuple[Any, Any] | None:
 
 def summed(node: Any, args: list[Any], order: Order, wide: bool) -> Any:
     """The node's result by explicit terms, None where that is not defined or too large. `wide`: halves in float32, rounded once."""
-    x = args[0] if args else None
+    x: Any = args[0] if args else None
     if not is_float(x) or not x.numel() or any(is_float(a) and a.dtype != x.dtype for a in args):
         return None
     kind = x.dtype
@@ -145,7 +145,20 @@ def _reduced(node: Any, args: list[Any], order: Order) -> Any:
     return after.get(name, lambda t: t)(total).reshape(shape)
 
 
-SUMS = ("MatMul", "Gemm", "Conv", "GlobalAveragePool", "Sum", "ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")
+SUMS = (
+    "MatMul",
+    "Gemm",
+    "Conv",
+    "GlobalAveragePool",
+    "Sum",
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+)
 
 
 def _register(name: str, order: Order) -> None:
