@@ -138,13 +138,17 @@ class Store:
         tested: Mapping[str, int] | None = None,
         rejected: Mapping[str, int] | None = None,
         features: Mapping[str, int] | None = None,
+        coverage: Mapping[tuple[str, str], int] | None = None,
         number: int | None = None,
     ) -> None:
-        """Add sums. verdicts: by (backend, setting, verdict); rejected: cases that were not run, by reason; number: the highest case begun."""
+        """Add sums. verdicts: by (backend, setting, verdict); rejected: cases that were not run, by reason; coverage: by
+        (column, point); number: the highest case begun."""
         named = {"cases": {"run": cases}, "seconds": seconds, "tested": tested, "rejected": rejected, "feature": features}
         sums = {kind: dict(values) for kind, values in named.items() if values}
         if verdicts:
             sums["verdict"] = {"\t".join(k): n for k, n in verdicts.items()}
+        if coverage:
+            sums["coverage"] = {"\t".join(k): n for k, n in coverage.items()}
         if number is not None:
             sums[HIGHEST] = {"next": number + 1}
         with storing(self.path / "fuzz.db"):

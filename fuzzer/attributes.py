@@ -62,7 +62,7 @@ RULES: dict[str, str] = {
     "Resize.mode": "nearest linear cubic", "RoiAlign.mode": "avg max", "BitShift.mode": "", "round_mode": "up down nearest",
     "Resize.coordinate_transformation_mode": "half_pixel half_pixel_symmetric pytorch_half_pixel align_corners asymmetric tf_crop_and_resize",
     "reduction": "none mean sum", "ScatterElements.reduction": "none add mul max min", "ScatterND.reduction": "none add mul max min",
-    "precision": f"default {FLOATS}", "output_dtype": "default @output", "stash_type": FLOATS, "softmax_precision": FLOATS, "LayerNormalization.stash_type": "@float @bfloat16", "Range.stash_type": "@float",
+    "precision": "default @float @float16 @bfloat16", "output_dtype": "default @output", "stash_type": FLOATS, "softmax_precision": FLOATS, "LayerNormalization.stash_type": "@float @bfloat16", "Range.stash_type": "@float",
     "block_size": "2+", "DequantizeLinear.block_size": "0 1 2+", "QuantizeLinear.block_size": "0 1 2+", "accuracy_level": "=0 =1", "bits": "=4 =8",
     "MatMulNBits.block_size": "!2+", "MatMulNBits.K": "!2+", "MatMulNBits.N": "!1 2+", "qk_matmul_output_mode": "=0 =1 =2 =3", "left_window_size": "negative 0 1 2+",
     "right_window_size": "negative 0 1 2+", "local_window_size": "negative 1 2+", "rotary_embedding_dim": "0 2+", "softcap": "default positive", "LpNormalization.p": "=1 =2",
@@ -97,7 +97,7 @@ def _attributes(name: str, domain: str, opset: int) -> tuple[tuple[str, Any, tup
     if found is None:
         return ()
     defaults = schema.defaults(name, domain, opset)
-    return tuple((a, defaults.get(a), rule(name, domain, a)) for a in found.attributes)
+    return tuple((a, defaults.get(a), rule(name, domain, a)) for a, s in found.attributes.items() if s.type != OpSchema.AttrType.GRAPH)
 
 
 def rule(name: str, domain: str, attribute: str) -> tuple[str, ...]:
@@ -125,7 +125,10 @@ def _classes(value: Any, default: Any, allowed: Sequence[str]) -> list[str]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, list):
-        return ["length3+" if len(value) > 2 and "length3+" in allowed else f"length{len(value)}", *dict.fromkeys(_element(v) for v in value if not isinstance(v, float))]
+        return [
+            "length3+" if len(value) > 2 and "length3+" in allowed else f"length{len(value)}",
+            *dict.fromkeys(_element(v) for v in value if not isinstance(v, float)),
+        ]
     if isinstance(value, float) or "positive" in allowed:
         return ["default" if is_default(value, default) else "negative" if value < 0 else "positive" if value else "0"]
     if any(c[0] == "@" for c in allowed):
@@ -172,8 +175,10 @@ def universe(op: Operator) -> frozenset[str]:
 def _expanded(rule: str, op: Operator, opset: int, attribute: OpSchema.Attribute) -> list[str]:
     if rule == "default" and not attribute.default_value.type:
         return []
-    if rule != "@output":
+    if rule not in ("@output", "@sequence"):
         return [rule]
     found = schema.schema(op.name, op.domain, opset)
     assert found is not None
+    if rule == "@sequence":
+        return [f"@{t[11:-2]}" for t in found.type_constraints[0].allowed_type_strs if "string" not in t and "complex" not in t]
     return [f"@{f.name}" for f in schema.formats(op.name, op.domain, opset, found.outputs[0].type_str) if f.kind not in ("string", "complex")]

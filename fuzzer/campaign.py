@@ -220,7 +220,7 @@ class Campaign:
         known = len(store.features)
         store.tally(
             cases=batch.cases, seconds=batch.seconds, verdicts=batch.verdicts, tested=batch.tested, rejected=batch.rejected, features=batch.features,
-            number=batch.index if batch.index >= 0 else None,
+            coverage=batch.coverage, number=batch.index if batch.index >= 0 else None,
         )  # fmt: skip
         if len(store.features) > known:
             p.last_feature = time.monotonic()

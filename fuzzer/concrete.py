@@ -191,7 +191,11 @@ class Concrete(Draw):
         allowed = self._allowed(variable, among)
         if not allowed:
             raise Misfit(f"{self.op.name}: no format for {variable}")
-        form = self.bound[variable] = allowed[0] if len(allowed) == 1 else self.pick(_bag(allowed))
+        if variable not in self.bound and self.choose(16) == 15:  # a type this case does not prefer
+            form = self.pick(self.growth.drawn(self.op, variable, tuple(among) if among is not None else None))
+        else:
+            form = allowed[0] if len(allowed) == 1 else self.pick(_bag(allowed))
+        self.bound[variable] = form
         return self._append(Operand(shape, format=form, **known), form)
 
     def broadcastable(self, shape: Sequence[Dim], *, among: Sequence[Format] | None = None, role: str = "data", within: bool = False) -> Operand:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from corpus.journal import Journal
+from fuzzer.coverage import DRAWN, points
 from fuzzer.generate import Generated, generate_from
 from fuzzer.grow import Menu
 from fuzzer.investigation import Suspicion
@@ -35,6 +36,7 @@ from triage.cause import cause_key
 
 DEAR = 0.15  # mean seconds per case above which a backend does not get every case
 REPORT = 0.25  # seconds between batches to the parent
+COVERAGE = 3.0  # seconds between reports of coverage, which are large
 MASKED = 0.5  # a case of which more is undecided is drawn again
 
 
@@ -46,6 +48,8 @@ class Pending:
     case: Case
     expected: dict[str, Expected]
     weigh: Weigh
+    points: frozenset[str] = frozenset()
+    alone: bool = False  # a single operator
 
 
 def _sums() -> dict[str, float]:
@@ -66,6 +70,7 @@ class Batch:
     features: Counter[str] = field(default_factory=Counter)
     suspicions: list[Suspicion] = field(default_factory=list)  # first of its cause in this lane
     repeats: Counter[str] = field(default_factory=Counter)  # further cases by cause key
+    coverage: Counter[tuple[str, str]] = field(default_factory=Counter)  # points by column (see fuzzer.coverage), sent every few seconds
     defects: list[tuple[int, str]] = field(default_factory=list)  # our own: (case index, traceback)
     done: bool = False
 
@@ -78,7 +83,8 @@ class Lane:
         self.index = start
         self.seen = set(known)
         self.batch = Batch(lane)
-        self.sent = time.monotonic()
+        self.sent = self.covered = time.monotonic()
+        self.coverage = Counter[tuple[str, str]]()
         self.workers = {t.backend: Worker(t.backend, settings.timeout, settings.memory) for t in settings.targets}
         self.targets = {t.backend: t.settings for t in settings.targets}
         self.running: dict[str, Pending] = {}
@@ -120,7 +126,9 @@ class Lane:
             return None
         self.batch.features.update(made.network.features)
         self.batch.features.update(f"op {s.op}" for s in made.network.steps)
-        return Pending(index, made.case, expected, weigher(made.program, made.case.inputs))
+        found = frozenset(points(made.network))
+        self.coverage.update((DRAWN, p) for p in found)
+        return Pending(index, made.case, expected, weigher(made.program, made.case.inputs), found, len(made.network.steps) == 1)
 
     def _generated(self, index: int) -> Generated:
         source = Seeded(self.settings.seed, index)
@@ -159,6 +167,10 @@ class Lane:
         self.mean[backend] = 0.8 * self.mean.get(backend, spent) + 0.2 * spent
         self.batch.seconds[backend] += spent
         self.batch.tested[backend] += 1
+        if any(o.status == "ok" for o in outcomes):
+            self.coverage.update((backend, p) for p in pending.points)
+        elif pending.alone and any(o.status == "unsupported" for o in outcomes):
+            self.coverage.update((f"{backend} refused", p) for p in pending.points)
         started = time.perf_counter()
         try:
             verdicts = judge_outcomes(pending.expected, outcomes, pending.weigh)
@@ -184,6 +196,8 @@ class Lane:
     def report(self, force: bool = False) -> None:
         now = time.monotonic()
         if force or now - self.sent >= REPORT or self.batch.suspicions:
+            if force or now - self.covered >= COVERAGE:
+                self.batch.coverage, self.coverage, self.covered = self.coverage, Counter(), now
             self.parent.send(self.batch)
             self.batch, self.sent = Batch(self.lane), now
 

@@ -270,7 +270,7 @@ def _options(g: Draw, target: Format) -> dict[str, Any]:
     small = target.is_float and target.bits <= 8
     if g.opset >= 19 and g.flag(0.6 if small else 0.04):
         attrs["saturate"] = g.pick([1, 0])
-    if g.opset >= 24 and g.flag(0.8 if target is FLOAT8E8M0 else 0.12):
+    if g.opset >= 24 and g.flag(0.8 if target is FLOAT8E8M0 else 0.2):
         attrs["round_mode"] = g.pick(["up", "down", "nearest"])
     return attrs
 
@@ -278,7 +278,7 @@ def _options(g: Draw, target: Format) -> dict[str, Any]:
 @op("Cast", meaning=_cast, error=_cast_error, safe=_cast_domain, proxy=_cast_proxy, weight=2.0)
 def cast(g: Draw) -> Rule:
     x = _source(g)
-    target = g.type("T2", among=_small(g, "T2") if g.opset >= 19 and g.flag(0.35) else _numeric(g, "T2"))
+    target = g.type("T2", among=_small(g, "T2") if g.opset >= 19 and g.flag(0.45) else _numeric(g, "T2"))
     return Rule([x], [x], {"to": target.onnx, **_options(g, target)})
 
 

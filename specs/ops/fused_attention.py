@@ -280,12 +280,17 @@ def attention(g: Draw) -> Rule:
 @op("RotaryEmbedding", meaning=_rotary, error=traced(), domain=MICROSOFT, among=[FLOAT, FLOAT16])
 def rotary(g: Draw) -> Rule:
     half, heads = g.size(1, 8), g.int(1, 4)
-    x = g.operand(like=[None, None, half * 2 * heads])
+    attrs: dict[str, Any] = {"interleaved": 1} if g.flag() else {}
+    rest = 0
+    if g.flag(0.3):  # only the first part of every head turns
+        rest = 2 * g.size(0, 4)
+        attrs.update(num_heads=heads, rotary_embedding_dim=half * 2)
+    x = g.operand(like=[None, None, (half * 2 + rest) * heads])
     g.require(known(*x))
     rows = x[1] + g.size(0, 8)
     positions = g.given([1], 0, rows - x[1]) if g.flag() else g.given([x[0], x[1]], 0, rows - 1)
     table = [g.operand(like=[rows, half], role="weight") for _ in range(2)]
-    return Rule([x, positions, *table], [x], {"interleaved": 1} if g.flag() else {})
+    return Rule([x, positions, *table], [x], attrs)
 
 
 @op("GroupQueryAttention", meaning=_grouped, error=_grouped_error, domain=MICROSOFT, among=[FLOAT, FLOAT16])

@@ -252,7 +252,7 @@ def quantize(g: Draw) -> Rule:
     g.require(form is not INT32)
     scale = _scale(g, shape, form, "tensor(float)" if g.opset < 19 else "T1" if g.opset < 23 else "T2")
     variable = "T3" if g.opset >= 23 else "T2"
-    if g.flag(0.3) and g.opset >= 21:
+    if g.flag(0.4) and g.opset >= 21:
         out = _narrow(g, "QuantizeLinear", variable)
         g.skip()
         zero, attrs = None, {**attrs, "output_dtype": out.onnx}

@@ -113,7 +113,7 @@ def mel_weight_matrix(g: Draw) -> Rule:
     lower, upper = g.pick([0.0, 20.0, 300.0]), g.pick([4000.0, 3500.0, 1000.0])
     kind = g.type("T2").numpy
     operands += [g.const(np.array(lower, kind)), g.const(np.array(upper, kind))]
-    form = g.type("T3", among=None if g.flag(0.3) else FLOATS)
+    form = g.type("T3", among=None if g.flag(0.7) else FLOATS)
     attrs = {} if form is FLOAT and g.flag() else {"output_datatype": form.onnx}
     return Rule(operands, [[floor_div(length, 2) + 1, bands]], attrs)
 

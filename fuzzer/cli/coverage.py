@@ -1,0 +1,44 @@
+"""`fuzz coverage`: what has been drawn of every operator, what never, and who accepted it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+from fuzzer.cli import app
+
+
+@app.command()
+def coverage(
+    out: Path | None = typer.Option(None, "--out", help="A campaign's output folder; default: fresh draws, which no backend runs."),
+    pattern: str = typer.Option("", "--specs", metavar="GLOB", help="Only operators whose names match, e.g. 'conv*,!slice'."),
+    page: Path | None = typer.Option(None, "--html", metavar="FILE", help="Write the whole table as one page."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON list with an object per operator."),
+    draws: int = typer.Option(30000, "--draws", min=1, help="Without --out: how many operators are drawn in all."),
+) -> None:
+    """Per operator: attribute value classes, types and ranks that were drawn, and which backends accepted them.
+
+    Example: `fuzz coverage --out fuzz-out --html coverage.html`
+    """
+    from fuzzer.cli.progress import bar
+    from fuzzer.coverage import covered, fresh, html, lines, stored, table
+    from fuzzer.settings import select
+
+    names = select(pattern, {o.key: o for o in covered().values()})
+    if out is not None:
+        counts, source = stored(out), f"The campaign in {out}"
+    else:
+        with bar("drawing") as step:
+            counts = fresh(draws, names, step)
+        source = f"{sum(n for (c, p), n in counts.items() if ' ' not in p):,} fresh draws"
+    rows = table(counts, names)
+    if page is not None:
+        page.write_text(html(rows, source))
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    typer.echo("\n".join(lines(rows)))
+    pairs, never = sum(len(r["attributes"]) for r in rows), sum(len(r["never"]) for r in rows)
+    typer.echo(f"{source}: {len(rows)} operators, {pairs} attribute value classes, {never} of them never drawn{f'; the table is in {page}' if page else ''}")
