@@ -6,7 +6,10 @@ straight line of torch operators, as an exported model would be.
 
 from __future__ import annotations
 
+import getpass
+import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +30,9 @@ UNSUPPORTED = (
     (r"^Unsupported: ", "Dynamo's own type: it cannot capture this operator"),
     (r"MissingOperatorWithoutDecomp|missing lowering", "an operator without a lowering"),
 )
+TIDY_EVERY = 64
+_models = itertools.count(1)
+_cache: Path | None = None
 #: Beside "off" (captured, run by ATen), each varies one thing of the C++ code.
 OPTIONS: dict[str, dict[str, Any]] = {
     "off": {},
@@ -61,16 +67,40 @@ def switches(model: bytes, setting: str) -> list[str]:
 
 
 def warm() -> None:
-    """The first compilation probes the vector unit and precompiles a header: 15 s that no case should pay."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(os.environ.get("ASSAY_CACHE") or tempfile.mkdtemp()) / "inductor"))
+    """The first compilations precompile headers; probing the vector unit as well would take ten more seconds, so the flags of the processor are believed."""
+    global _cache
+    _cache = Path(os.environ.get("ASSAY_CACHE") or tempfile.mkdtemp()) / "inductor"
+    _cache.mkdir(parents=True, exist_ok=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_cache)  # never the user's own: ours is cleared
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    tempfile.tempdir = str(_cache)  # inductor asks once, when it is imported, where to keep that header: not in a folder that dies with this worker
     import torch
+    import torch._inductor.codecache  # pyright: ignore[reportUnusedImport]
 
     import specs.operator
 
+    tempfile.tempdir = None
     torch.set_num_threads(1)
     specs.operator.load()
-    torch.compile(lambda x: torch.relu(x) + 1, backend="inductor", dynamic=False)(torch.ones(17))
+    for believed in (True, None):
+        torch._inductor.config.cpp.vec_isa_ok = believed
+        try:
+            for options in ({}, OPTIONS["scalar"]):  # one header each
+                torch.compile(lambda x: torch.relu(x) + 1, backend="inductor", dynamic=False, options={"fx_graph_cache": False, **options})(torch.ones(97))
+                torch.compiler.reset()
+            return
+        except RuntimeError:  # what the processor can do the compiler cannot: let inductor find out what both can
+            if believed is None:
+                raise
+            torch.compiler.reset()
+            torch._inductor.cpu_vec_isa.valid_vec_isa_list.cache_clear()
+
+
+def _tidy_up() -> None:
+    """Compiled kernels stay on disk for ever; those of earlier models are loaded already and of no further use."""
+    for folder in _cache.iterdir() if _cache is not None else ():
+        if folder.is_dir() and folder.name not in ("locks", "torchinductor_" + getpass.getuser()):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @backend(
@@ -94,6 +124,8 @@ def inductor(model: bytes, setting: str) -> Compiled:
     program = Program(model)
     base, off = split(setting)
     options = {**OPTIONS[base], **{k: v for name in off for k, v in SWITCHES[name].items()}, "fx_graph_cache": False}
+    if next(_models) % TIDY_EVERY == 0:
+        _tidy_up()
     torch.compiler.reset()
     compiled: Traced | None = None
 
