@@ -16,15 +16,13 @@ import torch
 from fuzzer.settings import Settings
 from oracles.adjoint import weigher
 from oracles.confirm import Confirmed, confirm
-from oracles.judge import judge_outcomes
-from oracles.plugin import Target, find
+from oracles.plugin import Target
 from oracles.pool import close, run
 from oracles.records import Case, Outcome, Verdict
 from oracles.reference import reference
 from specs.program import Program
 from triage.cause import cause_key
 from triage.interest import reduced
-from triage.isolate import isolate
 
 
 @dataclass(frozen=True)
@@ -58,39 +56,20 @@ def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) 
         return run(case, targets, timeout=settings.timeout, memory=settings.memory)
 
     try:
-        small, verdict, outcomes = _isolated(suspicion, settings)
-        small, verdict, outcomes = reduced(small, verdict, outcomes, again, seconds=seconds)
+        small, verdict, outcomes = reduced(suspicion.case, suspicion.verdict, suspicion.outcomes, again, seconds=seconds)
         confirmed = _confirmed(small, verdict, outcomes, settings)
-        if small is not suspicion.case and confirmed.verdict.verdict == "ours":  # the whole model may still convince
+        if small.id != suspicion.case.id and confirmed.verdict.verdict == "ours":  # the whole model may still convince
             small, confirmed = suspicion.case, _confirmed(suspicion.case, suspicion.verdict, suspicion.outcomes, settings)
     except Exception:
         return Answer(suspicion, None, failure=traceback.format_exc(limit=-6))
-    key = cause_key(small, confirmed.verdict, confirmed.outcomes, confirmed.verdicts)
-    return Answer(suspicion, confirmed, key, suspicion.case if small is not suspicion.case else None)
+    smaller = small.id != suspicion.case.id
+    key = cause_key(small, confirmed.verdict, confirmed.outcomes, confirmed.verdicts, reduced=smaller)
+    return Answer(suspicion, confirmed, key, suspicion.case if smaller else None)
 
 
 def _confirmed(case: Case, verdict: Verdict, outcomes: Sequence[Outcome], settings: Settings) -> Confirmed:
     program = Program(case.model, torch.float64)
     return confirm(case, reference(program, case.inputs), verdict, outcomes, weigher(program, case.inputs), timeout=settings.timeout, memory=settings.memory)
-
-
-def _isolated(suspicion: Suspicion, settings: Settings) -> tuple[Case, Verdict, Sequence[Outcome]]:
-    """The smallest case that shows the same verdict at the same setting: one operator, or the whole model."""
-    wanted = suspicion.verdict
-    plain = find(wanted.backend).reference_setting
-    target = Target(wanted.backend, tuple(dict.fromkeys([*([plain] if plain else []), wanted.setting])))
-    shown: list[tuple[Verdict, Sequence[Outcome]]] = []
-
-    def shows(case: Case) -> bool:
-        program = Program(case.model, torch.float64)
-        outcomes = run(case, [target], timeout=settings.timeout, memory=settings.memory)
-        verdicts = judge_outcomes(reference(program, case.inputs), outcomes, weigher(program, case.inputs))
-        same = [v for v in verdicts if v.verdict == wanted.verdict and v.setting == wanted.setting]
-        shown.extend((v, outcomes) for v in same[:1])
-        return bool(same)
-
-    single = isolate(suspicion.case, shows)
-    return (suspicion.case, wanted, suspicion.outcomes) if single is None else (single, *shown[-1])
 
 
 def main(parent: Connection, settings: Settings) -> None:
