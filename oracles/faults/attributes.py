@@ -46,7 +46,7 @@ def pad_off_by_one(run: Run, node: Any, args: list[Any]) -> Any:
     """One row of padding on the wrong side: every window moves by one."""
     pads = list(node.pads or [])
     n = len(pads) // 2
-    if not n or not pads[n - 1] and not pads[-1]:
+    if not n or (not pads[n - 1] and not pads[-1]):
         return None
     step = 1 if pads[-1] else -1
     pads[n - 1], pads[-1] = pads[n - 1] + step, pads[-1] - step
@@ -230,7 +230,8 @@ def permutation_inverted(run: Run, node: Any, args: list[Any]) -> Any:
 def flag_ignored(run: Run, node: Any, args: list[Any]) -> Any:
     """An attribute of two or more values taken for another of them."""
     flags: dict[str, dict[str, Any]] = {
-        "CumSum": {"exclusive": 1 - (node.exclusive or 0)}, "ArgMax": {"select_last_index": 1 - (node.select_last_index or 0)}, "TopK": {"largest": 1 - (node.largest or 0)},
+        "CumSum": {"exclusive": 1 - (node.exclusive or 0)}, "ArgMax": {"select_last_index": 1 - (node.select_last_index or 0)},
+        "TopK": {"largest": 1 - (node.largest or 0)},
         "Trilu": {"upper": 1 - (node.upper or 0)}, "DepthToSpace": {"mode": "CRD" if node.mode == "DCR" else "DCR"}, "Mod": {"fmod": 1 - (node.fmod or 0)},
         "GridSample": {"align_corners": 1 - (node.align_corners or 0)}, "ScatterElements": {"reduction": "none"}, "ScatterND": {"reduction": "none"},
         "Gelu": {"approximate": "tanh" if node.approximate != "tanh" else "none"}, "BitShift": {"direction": "LEFT" if node.direction == "RIGHT" else "RIGHT"},
@@ -257,7 +258,7 @@ def negative_index(run: Run, node: Any, args: list[Any]) -> Any:
 @fault("slice-start", "subtle", ("Slice",))
 def slice_start(run: Run, node: Any, args: list[Any]) -> Any:
     """One element further at both ends."""
-    if node.version < 10 or len(args) > 4 and args[4] is not None and bool((args[4] != 1).any()):
+    if node.version < 10 or (len(args) > 4 and args[4] is not None and bool((args[4] != 1).any())):
         return None
     return swapped(run, node, args, [args[0], args[1] + 1, args[2] + 1, *args[3:]])
 

@@ -210,7 +210,7 @@ def _cut(y: Any, digits: int) -> Any:
 def variance_one_pass(run: Run, node: Any, args: list[Any]) -> Any:
     """E[x^2] - E[x]^2 in half precision, whatever the type."""
     x = args[0]
-    if any(bool(o) for o in node.outputs[1:]) or not x.numel() or x.ndim < 3 and node.op.name == "InstanceNormalization":
+    if any(bool(o) for o in node.outputs[1:]) or not x.numel() or (x.ndim < 3 and node.op.name == "InstanceNormalization"):
         return None
     dims = tuple(range(2, x.ndim)) if node.op.name == "InstanceNormalization" else tuple(range((node.axis or -1) % x.ndim, x.ndim))
     half = x.half().float()

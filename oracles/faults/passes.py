@@ -92,7 +92,7 @@ def cse(run: Run, node: Any, args: list[Any]) -> Any:
 def in_place(run: Run, node: Any, args: list[Any]) -> Any:
     """The result is written over an operand that somebody else still needs."""
     y = run.honest(node, args)[0]
-    if not args[0].shape == y.shape or args[0].dtype != y.dtype or not args[0].is_contiguous():
+    if args[0].shape != y.shape or args[0].dtype != y.dtype or not args[0].is_contiguous():
         return None
     try:
         args[0].copy_(y)
