@@ -44,6 +44,8 @@ class Backend:
     warm               imports and first-time costs, paid when a worker starts and never counted against a time limit
     requires           modules that have to be importable; the distribution of the first gives the version
     module             where the worker finds the function again
+    strict             it declares that every operator is computed in its own format with float32 accumulators and rounded once, and
+                       that nothing is folded across operators: only then is a whole array that is further off than that `imprecise`
     under_test         False for what exists to test Assay itself: it runs only when it is named
     tools              commands of which one has to be on the path (compilers); none needed when empty
     switches           what can be turned off one by one in a compilation, to find out which optimisation is guilty
@@ -65,6 +67,7 @@ class Backend:
     tools: tuple[str, ...] = ()
     switches: Switches | None = None
     defect: str = ""
+    strict: bool = False
 
     def version(self) -> str | None:
         """Of the installed distribution, without importing it; None when it is not installed."""
@@ -114,6 +117,7 @@ def backend(
     distribution: str = "",
     install: str = "",
     under_test: bool = True,
+    strict: bool = False,
 ) -> Callable[[Compile], Compile]:
     """Register a function (model, setting) -> callable(inputs) -> outputs as a backend.
 
@@ -146,6 +150,7 @@ def backend(
             under_test,
             tuple(tools),
             switches,
+            strict=strict,
         )
         return compile
 

@@ -9,7 +9,17 @@ from oracles.plugin import Compiled, backend
 from oracles.rewriting import compiled
 
 
-@backend("faulty", settings=["ok", *faults()], default=["ok"], reference_setting="ok", under_test=False, warm=warm, requires=["torch"], unsupported=UNSUPPORTED)
+@backend(
+    "faulty",
+    settings=["ok", *faults()],
+    default=["ok"],
+    reference_setting="ok",
+    under_test=False,
+    strict=True,
+    warm=warm,
+    requires=["torch"],
+    unsupported=UNSUPPORTED,
+)
 def faulty(model: bytes, setting: str) -> Compiled:
     """A fault without a place in the model does nothing."""
     return compiled(model, (lambda run, node, args: None) if setting == "ok" else faults()[setting].at)
