@@ -40,16 +40,23 @@ def real(p: Prepared) -> Iterator[tuple[str, Outputs]]:
                 yield f"onnxruntime-{o.setting}", o.outputs
 
 
-def accusations(p: Prepared, outputs: Outputs, seen: dict[str, set[Any]], counts: Counter[str]) -> Iterator[tuple[Verdict, Verdict]]:
+def strict(name: str) -> bool:
+    """Whether this implementation keeps to the strict policy."""
+    return name in variants() and variants()[name].policy == "strict"
+
+
+def accusations(p: Prepared, outputs: Outputs, strict: bool, seen: dict[str, set[Any]], counts: Counter[str]) -> Iterator[tuple[Verdict, Verdict]]:
     """Verdicts against one implementation, before and after the second opinion; `counts` gets what was judged."""
     for name, want in p.expected.items():
         got = outputs.get(name)
         counts["judged"] += 1
-        if (key := bits(got)) in seen.setdefault(name, set()):
+        if (key := (bits(got), strict)) in seen.setdefault(name, set()):
             continue
         seen[name].add(key)
         counts["independent"] += 1
-        v = p.weigh.whole(p.weigh(compare("legal", "", name, want, got)), want, got)
+        v = p.weigh(compare("legal", "", name, want, got))
+        if strict:  # it may be called imprecise as well
+            v = p.weigh.whole(p.weigh.strictly(v, got), want, got)
         counts["masked"] += v.masked > 0.5
         if v.verdict in VALUES:
             yield v, second_opinion(p.case.model, p.case.inputs, p.expected, v, Outcome("legal", "", "ok", outputs), p.weigh)
@@ -71,7 +78,7 @@ def noise(scale: Scale) -> Figures:
         for name, outputs in (*runs, *real(p)):
             if outputs is None:
                 continue
-            for before, after in accusations(p, outputs, seen, counts):
+            for before, after in accusations(p, outputs, strict(name), seen, counts):
                 compiler = name.startswith("onnxruntime")
                 who = "compiler" if compiler else "variant"
                 counts[f"{before.grade}_{who}"] += 1

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from oracles.baselines import Baselines
+from oracles.compare import compare
 from oracles.records import Verdict
-from oracles.reference import Expected
-from specs.numerics import LOOSEST, Ball, Policy, outputs
+from oracles.reference import Expected, reference
+from specs.numerics import LOOSEST, STRICT, Ball, Policy, outputs
 from specs.program import Node, Program, to_torch, wrap
 
 CERTIFIED, LIKELY = 2.0, 6.0  # times the first-order worst case; times the statistical influence
@@ -99,6 +100,7 @@ class Weigh:
     def __init__(self, program: Program, inputs: Mapping[str, np.ndarray], policy: Policy = LOOSEST) -> None:
         self.program, self.inputs, self.policy = program, inputs, policy
         self.baselines = Baselines(program, inputs)
+        self._strict: tuple[Mapping[str, Expected], Weigh] | None = None
 
     def __call__(self, v: Verdict) -> Verdict:
         """A suspect is certified to first order, likely, or noise. Other verdicts pass."""
@@ -113,6 +115,16 @@ class Weigh:
         if error > LIKELY * bound.second:
             return replace(v, bound=LIKELY * bound.second, ratio=error / max(LIKELY * bound.second, 1e-300))
         return replace(v, verdict="noise", grade=None)
+
+    def strictly(self, v: Verdict, got: Any) -> Verdict:
+        """`imprecise` where an element is inside what any compiler may do, but beyond what a strict one has declared."""
+        if v.verdict not in ("ok", "noise") or self.policy == STRICT or not v.output:
+            return v
+        if self._strict is None:
+            self._strict = reference(self.program, self.inputs, STRICT), Weigh(self.program, self.inputs, STRICT)
+        expected, weigh = self._strict
+        found = weigh(compare(v.backend, v.setting, v.output, expected[v.output], got))
+        return replace(found, verdict="imprecise") if found.verdict == "wrong" else v
 
     def whole(self, v: Verdict, want: Expected, got: Any) -> Verdict:
         """`imprecise` where no element is beyond its bound but the array as a whole is further off than any run of ours."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch
 from oracles.adjoint import Weigh, weigher
 from oracles.compare import compare, differ
 from oracles.plugin import find
-from oracles.records import Outcome, Verdict
+from oracles.records import Case, Outcome, Verdict
 from oracles.reference import Expected, reference
-from specs.numerics import LOOSEST, Policy
+from specs.numerics import LOOSEST, STRICT, Policy
 from specs.program import Program
 
 OVERWRITES = "wrote into its input"  # what a worker says of a backend that changed the arrays it was given
@@ -28,7 +29,10 @@ def judge(model: bytes | onnx.ModelProto, inputs: Mapping[str, np.ndarray], outp
     program = Program(model, torch.float64)
     expected = reference(program, inputs, policy or LOOSEST)
     weigh = weigher(program, inputs, policy or LOOSEST)
-    return [weigh.whole(weigh(compare("", "", name, want, outputs.get(name))), want, outputs.get(name)) for name, want in expected.items()]
+    verdicts = {name: weigh(compare("", "", name, want, outputs.get(name))) for name, want in expected.items()}
+    if policy == STRICT:
+        return [weigh.whole(v, expected[name], outputs.get(name)) for name, v in verdicts.items()]
+    return list(verdicts.values())
 
 
 def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome], weigh: Weigh) -> list[Verdict]:
@@ -41,8 +45,30 @@ def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome]
     for outcome in outcomes:
         for v in _one(expected, outcome, plain.get(outcome.backend)):
             v = weigh(v)
-            verdicts.append(weigh.whole(v, expected[v.output], outcome.outputs.get(v.output)) if outcome.outputs is not None and v.output in expected else v)
+            if find(outcome.backend).strict and outcome.outputs is not None and v.output in expected:
+                got = outcome.outputs.get(v.output)
+                v = weigh.whole(weigh.strictly(v, got), expected[v.output], got)
+            verdicts.append(v)
     return verdicts
+
+
+def at_each_size(case: Case, outcomes: Sequence[Outcome]) -> list[tuple[Case, list[Outcome]]]:
+    """The case and its outcomes for every set of inputs on which one compiled model was run, the last one being that of the case.
+
+    A failure belongs to the set it happened at: to the first for a model that could not be loaded, to the last when the
+    process died and nobody knows.
+    """
+    last, parts = len(case.before), list[tuple[Case, list[Outcome]]]()
+    for k, inputs in enumerate(case.before):
+        passed = [replace(o, status="ok", outputs=o.before[k], again=None, stage="run", message="", before=o.before[:k]) for o in outcomes if len(o.before) > k]
+        parts.append((Case(case.model, inputs, case.origin, case.before[:k]), passed + [o for o in outcomes if _failed_at(o, k, last)]))
+    return [*parts, (case, [o for o in outcomes if not last or o.status == "ok" or _failed_at(o, last, last)])]
+
+
+def _failed_at(o: Outcome, k: int, last: int) -> bool:
+    if o.status in ("crash", "hang", "oom"):
+        return k == (last if o.stage == "run" else 0)
+    return o.status != "ok" and len(o.before) == k
 
 
 def _one(expected: Mapping[str, Expected], outcome: Outcome, plain: Outcome | None) -> list[Verdict]:

@@ -34,7 +34,7 @@ def reciprocal_multiply(run: Run, node: Any, args: list[Any]) -> Any:
         return total * torch.tensor(1 / len(args), dtype=total.dtype) if bool(total.isfinite().all()) else None
     o = reduction.over(node, *args) if node.op.name == "ReduceMean" else None
     n = o.n if o is not None else math.prod(args[0].shape[2:])
-    if not n or args[0].ndim < 3 and o is None:
+    if not n or (args[0].ndim < 3 and o is None):
         return None
     x = _wide(args[0])
     total = o.sum(x) if o is not None else x.sum(tuple(range(2, x.ndim)), True)
