@@ -6,6 +6,7 @@ A `Worker` never blocks: `send` a case, `wait` for any of them to have news, `po
 from __future__ import annotations
 
 import atexit
+import fcntl
 import itertools
 import math
 import os
@@ -32,6 +33,7 @@ from oracles.records import Case, Outcome
 
 GIB = 1 << 30
 START_LIMIT = 300.0  # seconds for imports and the first compilation on a busy machine
+RETRIES = 3  # starts in a row that may fail, once it has worked
 WATCH = 0.1  # seconds between looks at the memory of a busy worker
 TAIL = 1 << 16  # bytes of the log that may say why a child died
 CHECK_EVERY = 32  # requests between looks at the memory of an idle one
@@ -46,6 +48,7 @@ class Worker:
         self.restarts = -1
         self.ready = False
         self.failure = self.backend.missing()  # why this backend cannot run at all; empty when it can
+        self._retries = 0
         self._todo: list[str] = []
         self._request: tuple[int, bytes, Mapping[str, Any], bool] | None = None
         self._ids = itertools.count()
@@ -69,6 +72,12 @@ class Worker:
         self._request = (next(self._ids), case.model, dict(case.inputs), again)
         self._todo = list(settings)
         self._asked = False
+        if self.failure and self._retries > 0:  # it has worked before: the machine was short of something for a while
+            self._retries -= 1
+            self.failure = ""
+            self._start()
+        if self.ready and self._process is not None and self._process.poll() is not None:
+            self._restart()  # it died while idle, which says nothing about this case
         if self.ready:
             self._ask()
 
@@ -101,7 +110,7 @@ class Worker:
     def close(self) -> None:
         """Kill the child and forget the request."""
         self._kill()
-        self._request, self._todo = None, []
+        self._request, self._todo, self._retries = None, [], 0
         self.failure = self.failure or f"backend '{self.backend.name}' has been closed"
 
     # the child --------------------------------------------------------------------------------------------------------
@@ -152,7 +161,7 @@ class Worker:
     def _heard(self, message: tuple[Any, Any]) -> list[Outcome]:
         kind, content = message
         if kind == "ready":
-            self.ready, self.start_seconds, self._deadline = True, content, 0.0
+            self.ready, self.start_seconds, self._deadline, self._retries = True, content, 0.0, RETRIES
             self._fresh = self._resting = self._memory()
             if self.busy:
                 self._ask()
@@ -192,7 +201,7 @@ class Worker:
         if not self._asked:
             self._restart()
             return []
-        starved = OUT_OF_MEMORY.search(log) is not None
+        starved = code == -signal.SIGKILL or OUT_OF_MEMORY.search(log) is not None  # nobody but the system, short of memory, sends SIGKILL
         return self._ended("oom" if starved else "crash", f"{how}\n{tidy(log)}".strip())
 
     def _too_long(self) -> list[Outcome]:
@@ -263,13 +272,16 @@ class _Scratch:
         self._sweep()
         self.folder = Path(tempfile.mkdtemp(prefix=f"assay-{self.owner}-"))
         (self.folder / "cache").mkdir()
+        self._lock = (self.folder / "lock").open("w")  # held while we live, whatever kills us
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.lifeline, self._ours = os.pipe()
 
     @staticmethod
     def _sweep() -> None:
-        """Remove what processes that were killed have left behind."""
+        """Remove what processes that were killed have left behind: folders whose lock nobody holds."""
         for folder in Path(tempfile.gettempdir()).glob("assay-[0-9]*-*"):
-            if not psutil.pid_exists(int(folder.name.split("-")[1])):
+            with suppress(OSError), (folder / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -138,7 +139,25 @@ def test_a_worker_killed_while_idle_comes_back() -> None:
         os.kill(worker.pid, signal.SIGKILL)
         time.sleep(0.1)
         outcomes = finish(worker, neg_case(), ["off", "all"])
-        assert [o.setting for o in outcomes][-1] == "all" and outcomes[-1].status == "ok"
+        assert [(o.setting, o.status) for o in outcomes] == [("off", "ok"), ("all", "ok")], "its death is not held against the next case"
+    finally:
+        worker.close()
+
+
+def test_a_worker_killed_at_work_was_short_of_memory() -> None:
+    """Nobody but the system, when memory runs out, kills with SIGKILL."""
+    worker = Worker("liar")
+    try:
+        finish(worker, neg_case(), ["ok"])
+        worker.send(neg_case(), ["hang", "ok"])
+        time.sleep(0.3)
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        outcomes: list[Outcome] = []
+        while worker.busy:
+            wait([worker])
+            outcomes += worker.poll()
+        assert [(o.status, o.message) for o in outcomes] == [("oom", "SIGKILL"), ("ok", "")]
     finally:
         worker.close()
 
@@ -240,3 +259,31 @@ def test_what_a_plugin_may_answer() -> None:
     text = outcome(lambda feeds: {"y": "text"})
     assert text.status == "error" and "has to answer numpy arrays" in text.message
     assert outcome(lambda feeds: {"y": [1, 2.5], "n": None, "s": np.float32(3)}).status == "ok"
+
+
+def test_folders_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = tmp_path / "assay-1-dead"
+    dead.mkdir()
+    (dead / "lock").touch()
+    living = pool._Scratch()
+    assert not dead.exists() and living.folder.exists()
+    other = pool._Scratch()
+    assert living.folder.exists() and other.folder != living.folder
+
+
+def test_a_start_that_fails_for_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker("onnxruntime")
+    try:
+        assert finish(worker, neg_case(), ["off"])[0].status == "ok"
+        assert worker.pid is not None
+        with monkeypatch.context() as m:
+            m.setattr(sys, "path", ["/nowhere"])  # the child cannot even import us
+            os.kill(worker.pid, signal.SIGKILL)
+            time.sleep(0.1)
+            lost = finish(worker, neg_case(), ["off"])
+            assert [o.status for o in lost] == ["missing"] and "cannot start" in lost[0].message
+        assert finish(worker, neg_case(), ["off"])[0].status == "ok"
+    finally:
+        worker.close()
+    assert [o.status for o in finish(worker, neg_case(), ["off"])] == ["missing"], "closed is closed"
