@@ -21,7 +21,7 @@ from specs.formats import Format
 from specs.program import Graph, Program, to_numpy, to_torch
 
 #: Runs that differ in what matters: as declared, sums added one after the other, and a mixture of other formulas.
-RUNS = ("", "sum-serial-in-half", "mixed-1", "mixed-2", "sum-by-size")
+RUNS = ("", "sum-serial-in-half", "mixed-1", "mixed-2", "sum-by-size", "sum-reversed")
 FEWEST = 8  # decided elements that an array must have
 
 

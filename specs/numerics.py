@@ -3,7 +3,7 @@
 Every intermediate is a `Ball`: the float64 (or integer) reference value with two radii per element.
 
 worst   certified: no legal implementation under the policy is further away
-spread  statistical: local roundings added in quadrature; flagged beyond twice this
+spread  statistical: local roundings added in quadrature; suspect beyond this
 
 A radius is a float64 tensor of the value's shape, or None for "exact". Infinity means undecided: nothing can be said.
 An error rule gets `(node, policy, balls, values)` with one ball per input (None when omitted) and the reference outputs,
