@@ -56,6 +56,8 @@ def confirm(
     for _ in range(repeats):
         again = run(case, [Target(verdict.backend, settings)], timeout=timeout, memory=memory)
         verdicts = judge_outcomes(expected, again, weigh)
+        if verdict.verdict == "refused":  # the setting without optimisation, which tells broken from refused, may only now have been run
+            verdict = judged = next((v for v in verdicts if v.setting == verdict.setting and v.verdict == "broken"), verdict)
         reproduced += any(v.setting == verdict.setting and v.verdict == verdict.verdict for v in verdicts)
     failing = [s for s in settings if any(v.setting == s and v.verdict == judged.verdict for v in verdicts)]
     if failing and failing[0] != judged.setting:
