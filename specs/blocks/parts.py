@@ -164,7 +164,8 @@ def bilinear(net: Any, x: Any, y: Any, z: Any) -> Any:
 
 def gather_flat(net: Any, flat: Any, index: Any) -> Any:
     """flat (N, C, M) at whole numbers index (N, P), the same for every channel: (N, C, P)."""
-    whole = net("Unsqueeze", net("Cast", index, to=7), net.ints([1]))
+    inside = net("Clip", net("Cast", index, to=INT64.onnx), net.const(0, INT64), net.const(flat.shape[2] - 1, INT64))
+    whole = net("Unsqueeze", inside, net.ints([1]))
     return net("GatherElements", flat, net("Expand", whole, net.ints([flat.shape[0], flat.shape[1], index.shape[1]])), axis=2)
 
 
