@@ -16,9 +16,7 @@ from specs.program import to_torch
 #: (rtol, atol) of torch.testing by format: what a naive comparison would have flagged is counted as `noise`.
 NAIVE = {"float16": (1e-3, 1e-5), "bfloat16": (1.6e-2, 1e-5), "float": (1.3e-6, 1e-5), "double": (1e-7, 1e-7)}
 
-#: Statistical radii beyond which an element is suspect. They are generous: every rounding counts with its largest size, and it is
-#: the adjoint bound that decides; at 1 no more clean outputs are accused than at 2 (`fuzz bench noise`), and weak faults are found.
-SUSPECT = 1.0
+SUSPECT = 2.0  # statistical radii beyond which an element is suspect
 
 
 def compare(backend: str, setting: str, name: str, want: Expected, got: Any) -> Verdict:
@@ -106,7 +104,7 @@ def _elements(verdict: Any, want: Expected, got: torch.Tensor) -> Verdict:
 
 
 def _suspect(verdict: Any, want: Expected, got: torch.Tensor, error: torch.Tensor, masked: float) -> Verdict | None:
-    """Beyond the statistical radius, though not beyond the certified one: `likely`, until oracles.adjoint has weighed it."""
+    """Beyond twice the statistical radius, though not beyond the certified one: `likely`, until oracles.adjoint has weighed it."""
     spread = want.ball.spread
     beyond = (spread < torch.inf) & (error > SUSPECT * spread) & torch.isfinite(got)
     if not bool(beyond.any()):
