@@ -76,7 +76,8 @@ def stored_case(folder: Path) -> Case:
         forms = declared(onnx.load_from_string(model).graph.input)
     except DecodeError as e:
         raise UsageError(f"{folder}/model.onnx: is not an ONNX model ({e})") from None
-    return Case(model, load_arrays(folder / "inputs.npz", forms), _origin(folder / "case.json") or {})
+    before = tuple(load_arrays(folder / f"before-{i}.npz", forms) for i in range(len(list(folder.glob("before-*.npz")))))
+    return Case(model, load_arrays(folder / "inputs.npz", forms), _origin(folder / "case.json") or {}, before)
 
 
 def write_case(
@@ -88,8 +89,15 @@ def write_case(
     for name, arrays in (("inputs", case.inputs), ("expected", expected), ("outputs", outputs)):
         if arrays is not None:
             put_arrays(folder / f"{name}.npz", arrays)
+    put_before(folder, case)
     put_json(folder / "case.json", {"id": case.id, **about, "origin": dict(case.origin)})
     return folder
+
+
+def put_before(folder: Path, case: Case) -> None:
+    """Inputs on which the model is run first, as before-0.npz, before-1.npz ..."""
+    for i, inputs in enumerate(case.before):
+        put_arrays(folder / f"before-{i}.npz", inputs)
 
 
 def put(path: Path, data: bytes | str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from fuzzer.grow import EVERYTHING, Menu, grow
 from fuzzer.network import Network
 from fuzzer.repair import tame
 from fuzzer.search import Found, search
+from fuzzer.sizes import more_sizes
 from fuzzer.sources import Seeded
 from fuzzer.wrap import wrap
 from oracles.records import Case
@@ -72,8 +73,10 @@ def generate_from(
         onnx.checker.check_model(model, full_check=True)
     times.append(time.perf_counter())
     inputs = {v.name: found.contents[v.name] for v in network.inputs}
+    named = found.safe and "symbolic dimensions" in network.features
+    others = more_sizes(network, proto, program, found.contents, source) if named else []
     seconds = {stage: float(t) for stage, t in zip(("grow", "emit", "search", "check"), np.diff(times), strict=True)}
-    return Generated(Case(model, inputs, dict(origin or {})), network, program, found, seconds, repairs)
+    return Generated(Case(model, inputs, dict(origin or {}), tuple(others)), network, program, found, seconds, repairs)
 
 
 def _network(source: Source, nodes: int, menu: Menu, elements: int) -> Network:
@@ -100,4 +103,4 @@ def generate(seed: int, index: int = 0, *, nodes: int = 10, menu: Menu = EVERYTH
     """Case `index` of the run with this seed. The same arguments give the same bytes."""
     source = Seeded(seed, index)
     made = generate_from(source, nodes, menu, elements)
-    return Case(made.case.model, made.case.inputs, {"seed": seed, "index": index, "nodes": nodes, "choices": source.trail})
+    return replace(made.case, origin={"seed": seed, "index": index, "nodes": nodes, "choices": source.trail})

@@ -27,7 +27,7 @@ from fuzzer.menus import avoided
 from fuzzer.settings import Settings
 from fuzzer.sources import Seeded
 from oracles.adjoint import Weigh, weigher
-from oracles.judge import judge_outcomes
+from oracles.judge import at_each_size, judge_outcomes
 from oracles.pool import Worker, wait
 from oracles.records import Case, Outcome, Verdict
 from oracles.reference import Expected, reference
@@ -46,8 +46,7 @@ class Pending:
 
     index: int
     case: Case
-    expected: dict[str, Expected]
-    weigh: Weigh
+    judges: tuple[tuple[dict[str, Expected], Weigh], ...]  # one for each size it is run at, the last being that of the case
     points: frozenset[str] = frozenset()
     alone: bool = False  # a single operator
 
@@ -106,7 +105,7 @@ class Lane:
             made = self._generated(index)
             self.journal.begin(made.case)
             reference_started = time.perf_counter()
-            expected = reference(made.program, made.case.inputs)
+            expected = [reference(made.program, inputs) for inputs in (*made.case.before, made.case.inputs)]
         except Unsupported as e:
             self.batch.rejected[f"no reference: {e}"[:80]] += 1
             return None
@@ -121,14 +120,17 @@ class Lane:
         if not made.found.safe:
             self.batch.rejected["no safe inputs"] += 1
             return None
-        if _masked(expected) > MASKED:
+        if _masked(expected[-1]) > MASKED:
             self.batch.rejected["mostly undecided"] += 1
             return None
         self.batch.features.update(made.network.features)
         self.batch.features.update(f"op {s.op}" for s in made.network.steps)
         found = frozenset(points(made.network))
         self.coverage.update((DRAWN, p) for p in found)
-        return Pending(index, made.case, expected, weigher(made.program, made.case.inputs), found, len(made.network.steps) == 1)
+        if made.case.before:
+            self.batch.features["several sizes"] += 1
+        weighers = [weigher(made.program, inputs) for inputs in (*made.case.before, made.case.inputs)]
+        return Pending(index, made.case, tuple(zip(expected, weighers, strict=True)), found, len(made.network.steps) == 1)
 
     def _generated(self, index: int) -> Generated:
         source = Seeded(self.settings.seed, index)
@@ -173,24 +175,27 @@ class Lane:
             self.coverage.update((f"{backend} refused", p) for p in pending.points)
         started = time.perf_counter()
         try:
-            verdicts = judge_outcomes(pending.expected, outcomes, pending.weigh)
+            verdicts = list[Verdict]()
+            for (expected, weigh), (case, own) in zip(pending.judges, at_each_size(pending.case, outcomes), strict=True):
+                verdicts += (judged := judge_outcomes(expected, own, weigh))
+                # At a further size a backend may know better than we do that it is not valid, unless it runs there at another setting.
+                findings = [v for v in judged if v.is_finding and not (case is not pending.case and v.verdict == "refused")]
+                if findings:
+                    self._found(case, own, findings)
             self.batch.verdicts.update((v.backend, v.setting, v.verdict) for v in _worst(verdicts))
-            findings = [v for v in verdicts if v.is_finding]
-            if findings:
-                self._found(pending, outcomes, findings)
         except Exception:  # as in make
             self.batch.defects.append((pending.index, traceback.format_exc(limit=-6)))
         self.batch.seconds["judge"] += time.perf_counter() - started
 
-    def _found(self, pending: Pending, outcomes: Sequence[Outcome], findings: Sequence[Verdict]) -> None:
+    def _found(self, case: Case, outcomes: Sequence[Outcome], findings: Sequence[Verdict]) -> None:
         """The first case of every cause is a suspicion to be looked at; the others are counted."""
         for verdict in {v.verdict: v for v in reversed(findings)}.values():
-            key = cause_key(pending.case, verdict, outcomes)
+            key = cause_key(case, verdict, outcomes)
             if key in self.seen:
                 self.batch.repeats[key] += 1
             else:
                 self.seen.add(key)
-                self.batch.suspicions.append(Suspicion(key, pending.case, verdict, tuple(outcomes)))
+                self.batch.suspicions.append(Suspicion(key, case, verdict, tuple(outcomes)))
 
     # telling ------------------------------------------------------------------------------------------------------
     def report(self, force: bool = False) -> None:

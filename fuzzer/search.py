@@ -94,7 +94,7 @@ class _Watch:
         self.losses.append(torch.nan_to_num(loss, nan=0.0, posinf=1e3).sum())
 
 
-def _violation(program: Program, leaves: Mapping[str, torch.Tensor]) -> tuple[Node, str] | None:
+def unsafe_at(program: Program, leaves: Mapping[str, torch.Tensor]) -> tuple[Node, str] | None:
     """The first node that is outside its domain or overflows, and which of the two; None when all is safe."""
     watch = _Watch(leaves, losses=False)
     try:
@@ -116,7 +116,7 @@ def search(leaves: Sequence[Value], program: Program, source: Source, restarts: 
         furthest = -1
         for _ in range(CANDIDATES):
             drawn = {v.name: draw_contents(v, source, rng) for v in leaves}
-            found = _violation(program, _tensors(leaves, drawn))
+            found = unsafe_at(program, _tensors(leaves, drawn))
             if found is None or order.get(found[0].outputs[0], 0) > furthest:
                 contents, violation = drawn, found
                 furthest = order.get(found[0].outputs[0], 0) if found else furthest
@@ -146,7 +146,7 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
     for v in free:
         tensors[v.name].requires_grad_(True)
     params = [tensors[v.name] for v in free]
-    violation, found = _violation(program, {k: t.detach() if isinstance(t, torch.Tensor) else t for k, t in tensors.items()}), dict(contents)
+    violation, found = unsafe_at(program, {k: t.detach() if isinstance(t, torch.Tensor) else t for k, t in tensors.items()}), dict(contents)
     if not params:
         return 0, found, violation
     best, stale, taken = float("inf"), 0, 0
@@ -158,7 +158,7 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
         active = [x for x in watch.losses if x.requires_grad]
         if not active:
             found.update({v.name: _rounded(tensors[v.name], v) for v in free})
-            violation = _violation(program, _tensors(leaves, found)) if not watch.losses else watch.violation
+            violation = unsafe_at(program, _tensors(leaves, found)) if not watch.losses else watch.violation
             break
         total = torch.stack(active).sum()
         size = float(total.detach())

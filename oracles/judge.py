@@ -55,8 +55,8 @@ def judge_outcomes(expected: Mapping[str, Expected], outcomes: Sequence[Outcome]
 def at_each_size(case: Case, outcomes: Sequence[Outcome]) -> list[tuple[Case, list[Outcome]]]:
     """The case and its outcomes for every set of inputs on which one compiled model was run, the last one being that of the case.
 
-    A failure belongs to the set it happened at: to the first for a model that could not be loaded, to the last when the
-    process died and nobody knows.
+    A failure belongs to the set it happened at; to the case itself when the model could not be loaded, or when the process
+    died and nobody knows.
     """
     last, parts = len(case.before), list[tuple[Case, list[Outcome]]]()
     for k, inputs in enumerate(case.before):
@@ -66,8 +66,8 @@ def at_each_size(case: Case, outcomes: Sequence[Outcome]) -> list[tuple[Case, li
 
 
 def _failed_at(o: Outcome, k: int, last: int) -> bool:
-    if o.status in ("crash", "hang", "oom"):
-        return k == (last if o.stage == "run" else 0)
+    if o.stage == "load" or o.status in ("crash", "hang", "oom"):
+        return k == last
     return o.status != "ok" and len(o.before) == k
 
 

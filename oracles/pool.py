@@ -50,7 +50,7 @@ class Worker:
         self.failure = self.backend.missing()  # why this backend cannot run at all; empty when it can
         self._retries = 0
         self._todo: list[str] = []
-        self._request: tuple[int, bytes, Mapping[str, Any], bool] | None = None
+        self._request: tuple[int, bytes, Mapping[str, Any], bool, Sequence[Mapping[str, Any]]] | None = None
         self._ids = itertools.count()
         self._asked = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,7 +69,7 @@ class Worker:
     def send(self, case: Case, settings: Sequence[str], again: bool = True) -> None:
         """Ask for one outcome per setting; they come from `poll`, in this order. Only when not busy."""
         assert not self.busy, f"{self.backend.name} is still at work"
-        self._request = (next(self._ids), case.model, dict(case.inputs), again)
+        self._request = (next(self._ids), case.model, dict(case.inputs), again, case.before)
         self._todo = list(settings)
         self._asked = False
         if self.failure and self._retries > 0:  # it has worked before: the machine was short of something for a while
@@ -148,11 +148,11 @@ class Worker:
 
     def _ask(self) -> None:
         assert self._request is not None
-        number, model, inputs, again = self._request
+        number, model, inputs, again, earlier = self._request
         self._asked = True
         self._begin()
         with suppress(OSError):  # it died while idle: the next poll sees the end of the connection and starts it again
-            self.connection.send((number, model, inputs, tuple(self._todo), again))
+            self.connection.send((number, model, inputs, tuple(self._todo), again, earlier))
 
     def _begin(self) -> None:
         now = time.monotonic()

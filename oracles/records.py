@@ -22,20 +22,25 @@ FINDINGS: tuple[VerdictName, ...] = ("crash", "hang", "oom", "wrong", "nonfinite
 
 @dataclass(frozen=True)
 class Case:
-    """A model and one set of inputs. `origin` says how to make it again: run seed, index, recorded choices, spec digest."""
+    """A model and one set of inputs. `origin` says how to make it again: run seed, index, recorded choices, spec digest.
+
+    `before` holds inputs, of other sizes, on which the same compiled model is run first.
+    """
 
     model: bytes
     inputs: Mapping[str, np.ndarray]
     origin: Mapping[str, Any] = field(default_factory=dict)
+    before: tuple[Mapping[str, np.ndarray], ...] = ()
 
     @cached_property
     def id(self) -> str:
         """16 hex digits of a hash of the model and the inputs."""
         digest = hashlib.blake2b(self.model, digest_size=8)
-        for name in sorted(self.inputs):
-            a = self.inputs[name]
-            digest.update(f"{name}:{a.dtype}:{a.shape}".encode())
-            digest.update(repr(a.tolist()).encode() if a.dtype == object else np.ascontiguousarray(a).tobytes())
+        for inputs in (self.inputs, *self.before):
+            for name in sorted(inputs):
+                a = inputs[name]
+                digest.update(f"{name}:{a.dtype}:{a.shape}".encode())
+                digest.update(repr(a.tolist()).encode() if a.dtype == object else np.ascontiguousarray(a).tobytes())
         return digest.hexdigest()
 
 
@@ -48,6 +53,7 @@ class Outcome:
     stage    "load" (import, compile) or "run"
     again    outputs of a second run of the same compiled model, only when they are not bit-identical to `outputs`
     message  the backend's own words, first lines
+    before   outputs for the inputs that were run before, as far as it got
     """
 
     backend: str
@@ -58,6 +64,7 @@ class Outcome:
     stage: Literal["load", "run"] = "run"
     message: str = ""
     seconds: float = 0.0
+    before: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,7 @@ class Stage:
 
 
 def main(fd: int, lifeline: int, folder: str, name: str, module: str, memory: int) -> None:
-    """Serve requests (id, model, inputs, settings, again) with one (id, Outcome) per setting."""
+    """Serve requests (id, model, inputs, settings, again, earlier inputs) with one (id, Outcome) per setting."""
     connection, stage = Connection(fd), Stage(f"{folder}/stage")
     for inherited in (fd, lifeline):
         os.set_inheritable(inherited, False)
@@ -69,12 +69,12 @@ def main(fd: int, lifeline: int, folder: str, name: str, module: str, memory: in
             _limit_memory(memory)
         served += 1
         try:
-            request, model, inputs, settings, again = connection.recv()
+            request, model, inputs, settings, again, earlier = connection.recv()
         except EOFError:
             return
         for setting in settings:
             _clear_log()
-            outcome = answer(backend, model, inputs, setting, again, stage)
+            outcome = answer(backend, model, inputs, setting, again, stage, earlier)
             try:
                 connection.send((request, outcome))
             except OSError:  # the parent is gone
@@ -88,12 +88,13 @@ def answer(
     setting: str,
     again: bool = True,
     tell: Callable[[Literal["load", "run"]], None] = lambda stage: None,
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> Outcome:
-    """Load and run one model at one setting in this process; twice when `again`."""
+    """Load and run one model at one setting in this process; twice when `again`, after a run on each of the `earlier` inputs."""
     stage: Literal["load", "run"] = "load"
     tell(stage)
-    before = {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in inputs.items()}
-    begun = time.perf_counter()
+    before = _copied(inputs)
+    begun, done = time.perf_counter(), list[Mapping[str, Any]]()
     try:
         if setting.endswith(ASK):
             names = backend.switches(model, setting[: -len(ASK)]) if backend.switches is not None else ()
@@ -101,20 +102,22 @@ def answer(
         compiled = backend.compile(model, setting)
         prepare = getattr(compiled, "prepare", None)
         if prepare is not None:
-            prepare(before)
+            prepare(_copied(earlier[0]) if earlier else before)
         stage = "run"
         tell(stage)
+        for other in earlier:
+            done.append({name: _kept(v) for name, v in compiled(_copied(other)).items()})
         first = {name: _kept(v) for name, v in compiled(before).items()}
         seconds = time.perf_counter() - begun
         second = {name: _kept(v) for name, v in compiled(before).items()} if again else first
         differs = first.keys() != second.keys() or not all(same(first[name], second[name]) for name in first)
-        outcome = Outcome(backend.name, setting, "ok", first, second if differs else None, stage, "", seconds)
+        outcome = Outcome(backend.name, setting, "ok", first, second if differs else None, stage, "", seconds, tuple(done))
     except Exception as e:  # a backend's own failure is what we are here to capture
         status, message = classify(e, backend.unsupported)
-        return Outcome(backend.name, setting, status, None, None, stage, message, time.perf_counter() - begun)
+        return Outcome(backend.name, setting, status, None, None, stage, message, time.perf_counter() - begun, tuple(done))
     touched = [name for name, a in inputs.items() if not same(a, before[name])]
     if touched:
-        return Outcome(backend.name, setting, "error", None, None, "run", f"wrote into its input {', '.join(touched)}", outcome.seconds)
+        return Outcome(backend.name, setting, "error", None, None, "run", f"wrote into its input {', '.join(touched)}", outcome.seconds, tuple(done))
     return outcome
 
 
@@ -134,6 +137,10 @@ def same(a: Any, b: Any) -> bool:
         return False
     nan = np.isnan(a)
     return bool((nan == np.isnan(b)).all()) and a[~nan].tobytes() == b[~nan].tobytes()
+
+
+def _copied(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: a.copy() if isinstance(a, np.ndarray) else a for name, a in inputs.items()}
 
 
 def _kept(value: Any) -> Any:

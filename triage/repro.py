@@ -27,7 +27,7 @@ def repro(finding: Finding, timeout: float = 60.0, memory: int = 4 << 30) -> str
     form = form_for(finding)
     data = _data(finding) if form.model else ""
     check = _deadly(finding, timeout, memory) if finding.verdict.verdict in DEADLY else _CHECKS[finding.verdict.verdict](finding)
-    body = "\n\n".join(part.strip("\n") for part in (data, form.code) if part.strip())
+    body = "\n\n".join(part.strip("\n") for part in (data, form.code, _earlier(finding) if form.model else "") if part.strip())
     text = f"{_head(finding, form)}\n{_imports(form, body + check)}\n\n{body}\n\n\n{check}"
     return text if form.model else text.replace("\nimport onnx.parser\n", "\n")
 
@@ -63,6 +63,28 @@ def _data(finding: Finding) -> str:
     else:
         feeds = _beside(finding)
     return f"{_model(finding)}\n{feeds}\n"
+
+
+def _earlier(finding: Finding) -> str:
+    """A model that has to run on other sizes first."""
+    if not finding.case.before:
+        return ""
+    sets = "".join("    {" + ", ".join(f"{n!r}: {array_text(a)}" for n, a in inputs.items()) + "},\n" for inputs in finding.case.before)
+    return f"""\
+# The same compiled model is run on these inputs, of other sizes, first.
+earlier = [
+{sets}]
+load_alone = load
+
+
+def load(setting):
+    run, last = load_alone(setting), dict(inputs)
+    for others in earlier:
+        inputs.update(others)
+        run()
+    inputs.update(last)
+    return run
+"""
 
 
 def _beside(finding: Finding) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from corpus.arrays import load_arrays
-from corpus.folders import put, put_arrays, put_json, stored_case, write_case
+from corpus.folders import put, put_arrays, put_before, put_json, stored_case, write_case
 from corpus.inputs import declared
 from corpus.lock import storing
 from oracles.records import Outcome, Verdict
@@ -40,6 +40,7 @@ def write_finding(parent: Path, finding: Finding, timeout: float = 60.0, memory:
             fresh.mkdir(parents=True)
             put(fresh / "model.onnx", finding.case.model)
             put_arrays(fresh / "inputs.npz", finding.case.inputs)
+            put_before(fresh, finding.case)
             put_arrays(fresh / "expected.npz", {**finding.expected, **{f"bound:{n}": a for n, a in finding.bounds.items()}})
             put_json(fresh / "outcome.json", as_json(finding))
             put(fresh / "README.md", readme(finding))
@@ -102,7 +103,7 @@ def read_finding(folder: Path) -> Finding:
         if about["version"] != VERSION:
             raise UsageError(f"{folder}: was written in format {about['version']}, this fuzz reads format {VERSION}")
         case = stored_case(folder)
-        case = type(case)(case.model, case.inputs, about["case"]["origin"])
+        case = type(case)(case.model, case.inputs, about["case"]["origin"], case.before)
         original = stored_case(folder / "original") if (folder / "original" / "model.onnx").exists() else None
         both = _expected(folder, case.model)
         return Finding(

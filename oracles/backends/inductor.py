@@ -139,11 +139,12 @@ def inductor(model: bytes, setting: str) -> Compiled:
             traced.graph(*(v.clone() for v in values.values()))
         if traced.looked:
             traced.looked_at = {name: np.array(feeds[name]) for name in values}
+        traced.shapes = [v.shape for v in values.values()]
         compiled = traced
 
     def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         values = _tensors(program, feeds)
-        if compiled is None or (compiled.looked_at and any(not same(a, feeds[name]) for name, a in compiled.looked_at.items())):
+        if compiled is None or compiled.shapes != [v.shape for v in values.values()] or (compiled.looked_at and any(not same(a, feeds[name]) for name, a in compiled.looked_at.items())):
             prepare(feeds)
         assert compiled is not None
         with torch.no_grad():
@@ -156,12 +157,13 @@ def inductor(model: bytes, setting: str) -> Compiled:
 
 @dataclass
 class Traced:
-    """A straight line of ATen operators. When the meaning has `looked` at values of tensors it is right for these inputs alone."""
+    """A straight line of ATen operators, for inputs of these shapes. When the meaning has `looked` at values of tensors it is right for these inputs alone."""
 
     graph: Any
     outputs: list[str]
     looked: bool
     looked_at: dict[str, np.ndarray] = field(default_factory=dict)
+    shapes: list[Any] = field(default_factory=list)
 
 
 def _tensors(program: Any, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def max_unpool(g: Draw) -> Rule:
         raise Misfit("MaxUnpool: indices need known sizes")
     n, c, *space = x
     kernel = [g.pick((2, 3, 1)) for _ in space]
-    cut = [g.choose(k) if g.flag(0.35) else 0 for k in kernel]  # what pads take from the last window
+    cut = [g.choose(k) if g.flag(0.5) else 0 for k in kernel]  # what pads take from the last window
     out = [d * k - less for d, k, less in zip(space, kernel, cut, strict=True)]
     g.require(n * c * math.prod(out) <= ROOM)
     first = np.arange(n * c * math.prod(out)).reshape(n, c, *out)[(..., *(slice(None, None, k) for k in kernel))]
