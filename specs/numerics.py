@@ -3,7 +3,7 @@
 Every intermediate is a `Ball`: the float64 (or integer) reference value with two radii per element.
 
 worst   certified: no legal implementation under the policy is further away
-spread  statistical: local roundings added in quadrature; suspect beyond this
+spread  statistical: local roundings added in quadrature; flagged beyond twice this
 
 A radius is a float64 tensor of the value's shape, or None for "exact". Infinity means undecided: nothing can be said.
 An error rule gets `(node, policy, balls, values)` with one ball per input (None when omitted) and the reference outputs,
@@ -42,6 +42,9 @@ class Ball(NamedTuple):
 Radii = tuple[Any, Any]
 ErrorRule = Callable[[Any, "Policy", Sequence[Ball | None], Sequence[Any]], Sequence[Radii]]
 EXACT: Radii = (None, None)
+#: What a local rounding counts in quadrature. It is uniform within its worst case or better (a standard deviation of u / sqrt(3)),
+#: and the constants cover the worst library seen; at half of it a single operator is suspect exactly where it is certified.
+TYPICAL = 0.5
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def quadrature(*radii: Any) -> Any:
 
 def both(inherited: Radii, local: Any) -> Radii:
     """Inherited radii plus a local rounding."""
-    return add(inherited[0], local), quadrature(inherited[1], local)
+    return add(inherited[0], local), quadrature(inherited[1], None if local is None else local * TYPICAL)
 
 
 def local(policy: Policy, form: Format | None, y: Tensor, k: float = 1.0, m: float = 0.0) -> Any:
@@ -159,6 +162,11 @@ def _values(balls: Sequence[Ball | None]) -> list[Any]:
 def outputs(result: Any) -> list[Any]:
     """A meaning's results as a list: a tuple is several outputs, a list is one sequence value."""
     return list(result) if isinstance(result, tuple) else [result]
+
+
+def at_threshold(swing: Callable[[Any], Any], spread: Any) -> Any:
+    """The set of a statistical radius where it is judged: a suspect lies beyond twice the spread, so a step within that is no suspect."""
+    return None if spread is None else swing(2 * spread) / 2
 
 
 # rules -----------------------------------------------------------------------------------------------------------------
@@ -247,7 +255,7 @@ def monotone(k: float = 1.0, m: float = 0.0, *, at: int = 0, rounds: bool = True
             # An undecided operand may be NaN, which no plateau bounds.
             return ends[0].maximum(ends[1]).nan_to_num(nan=INF, posinf=INF).masked_fill(radius == INF, INF)
 
-        return [both((swing(ball.worst), swing(ball.spread)), own)]
+        return [both((swing(ball.worst), at_threshold(swing, ball.spread)), own)]
 
     return rule
 
@@ -306,7 +314,7 @@ def linear(terms: Callable[[Any, Sequence[Any]], float], *, weights: Sequence[in
         grow += 2 * policy.operand(form)
         worst = total * grow + policy.eta(form) * (n + 1)
         # In quadrature a serial sum of n terms is off by about sqrt(n) u of its magnitude, rounded once more at the end.
-        spread = total * (math.sqrt(n) * u_acc + u + policy.operand(form)) + policy.eta(form)
+        spread = total * (TYPICAL * (math.sqrt(n) * u_acc + u) + policy.operand(form)) + policy.eta(form)
         movers = [i for i in (data, *weights) if i < len(balls) and balls[i] is not None and balls[i].worst is not None]  # type: ignore[union-attr]
         plain = without_bias()
         for i in movers:

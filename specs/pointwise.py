@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from specs.draw import Draw
 from specs.formats import DOUBLE, UINT64, Format
-from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, add, exact, finite, outputs, quadrature, settle, undecidable
+from specs.numerics import EXACT, INF, TYPICAL, Ball, ErrorRule, Policy, Radii, add, at_threshold, exact, finite, outputs, quadrature, settle, undecidable
 from specs.rule import Dim
 from specs.schema import defaults
 
@@ -97,7 +97,7 @@ def shaped(r: Any, y: Any) -> Any:
 
 def answer(worst: Any, spread: Any, y: Any, own: Any = None) -> Sequence[Radii]:
     """One output's radii from inherited ones and a local rounding, broadcast, NaN read as undecided."""
-    worst, spread = add(worst, own), quadrature(spread, own)
+    worst, spread = add(worst, own), quadrature(spread, None if own is None else own * TYPICAL)
     if worst is None:
         return [EXACT]
     return [(settle(shaped(worst, y)), settle(shaped(spread, y)))]
@@ -231,7 +231,7 @@ def piecewise(edges: Edges, k: float = 1.0, *, rounds: bool = True) -> ErrorRule
                         worst = torch.where(near, worst.maximum(at(side)), worst)
             return undecided_stays(worst, e)
 
-        return answer(swing(ball.worst), swing(ball.spread), y, own)
+        return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, own)
 
     return rule
 
@@ -253,6 +253,6 @@ def sloped(slope: Callable[[Any], float], rounding: Callable[[Any, Any, Any], An
             low, high = (node.op.meaning(node, x) - y for x in (ball.value - reach, ball.value + reach))
             return undecided_stays(low.abs().maximum(high.abs()), e)
 
-        return answer(swing(ball.worst), swing(ball.spread), y, own)
+        return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, own)
 
     return rule

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from specs import Draw, Rule, op, unary
 from specs.formats import DOUBLE, UINT64, Format
-from specs.numerics import INF, Ball, Policy, Radii, finite, integers_exact, lipschitz, local, monotone
+from specs.numerics import INF, Ball, Policy, Radii, at_threshold, finite, integers_exact, lipschitz, local, monotone
 from specs.pointwise import answer, choose_attrs, coefficient, monotone_all, nan_free, ordered, piecewise, sloped, undecided_stays
 from specs.program import Node
 
@@ -204,7 +204,7 @@ def _hard_sigmoid_error(node: Any, policy: Policy, balls: Sequence[Ball | None],
         reach = rounding if e is None else finite(e) * abs(node.alpha) + rounding
         return undecided_stays(((line + reach).clamp(0, 1) - y).abs().maximum(((line - reach).clamp(0, 1) - y).abs()), e)
 
-    return answer(swing(ball.worst), swing(ball.spread), y, y.abs() * policy.u(form))
+    return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, y.abs() * policy.u(form))
 
 
 def _hard_sigmoid_proxy(a: Node, x: Tensor) -> Tensor:

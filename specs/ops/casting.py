@@ -15,7 +15,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import BOOL, BY_NAME, BY_ONNX, DOUBLE, FLOAT, FLOAT4E2M1, FLOAT8E5M2, FLOAT8E8M0, STRING, UINT64, Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, finite, undecidable, undecided, zeros_like
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, at_threshold, finite, undecidable, undecided, zeros_like
 from specs.pointwise import SIGN, answer, as_float, undecided_stays
 from specs.program import Node
 from specs.rule import Misfit, Unsupported
@@ -162,7 +162,7 @@ def _to_grid(node: Any, policy: Policy, ball: Ball, y: Tensor, source: Format, t
             bad.logical_or_(x - reach < 0)
         return undecided_stays(worst.masked_fill(bad, INF), e)
 
-    return answer(swing(ball.worst), swing(ball.spread), y)
+    return answer(swing(ball.worst), at_threshold(swing, ball.spread), y)
 
 
 def _unspecified(node: Any, x: Tensor, target: Format) -> Tensor:
@@ -177,7 +177,7 @@ def _to_bool(ball: Ball, y: Tensor) -> Sequence[Radii]:
     if ball.worst is None:
         return [EXACT]
     size = ball.value.double().abs()
-    worst, spread = (zeros_like(y).masked_fill((size <= e) & (e > 0), INF) for e in (ball.worst, ball.spread))
+    worst, spread = (zeros_like(y).masked_fill((size <= e) & (e > 0), INF) for e in (ball.worst, 2 * ball.spread))
     return [(worst, spread)]
 
 
@@ -210,7 +210,7 @@ def _float_to_integer(ball: Ball, y: Tensor, target: Format) -> Sequence[Radii]:
             reach = (low.trunc() - x.trunc()).abs().maximum((high.trunc() - x.trunc()).abs())
         return reach.masked_fill(~(inside(low) & inside(high)), INF)
 
-    return answer(swing(ball.worst), swing(ball.spread), y)
+    return answer(swing(ball.worst), at_threshold(swing, ball.spread), y)
 
 
 def _integer_to_integer(ball: Ball, y: Tensor, source: Format, target: Format) -> Sequence[Radii]:
@@ -343,7 +343,8 @@ def _bit_cast_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys:
         return [EXACT]
     if node.in_formats[0] is _target(node):
         return [(ball.worst, ball.spread)]
-    r = undecided(y).masked_fill(ball.worst == 0, 0.0)
+    decided = (ball.worst == 0) & (ball.value != 0)  # a computed zero may have either sign
+    r = undecided(y).masked_fill(decided, 0.0)
     return [(r, r)]
 
 

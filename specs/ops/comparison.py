@@ -46,7 +46,8 @@ def _comparison_error(node: Any, policy: Policy, balls: Sequence[Ball | None], y
         close = ~(distance > total) & (total > 0)
         return zeros_like(y).masked_fill(close, INF)
 
-    return [(unsure(a.worst, b.worst), unsure(a.spread, b.spread))]
+    doubled = [None if e is None else 2 * e for e in (a.spread, b.spread)]  # a suspect lies beyond twice the spread
+    return [(unsure(a.worst, b.worst), unsure(*doubled))]
 
 
 def _undecided_where(y: Tensor, radii: Sequence[Tensor]) -> Sequence[Radii]:

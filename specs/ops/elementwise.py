@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op, unary
 from specs.formats import UINT64, Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, exact, local, monotone, undecided
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, at_threshold, exact, local, monotone, undecided
 from specs.pointwise import answer, choose_attrs, nan_free, undecided_stays, unless_zero, within_range
 from specs.program import Node
 
@@ -74,7 +74,7 @@ def _reciprocal_error(node: Any, policy: Policy, balls: Sequence[Ball | None], y
     def swing(e: Tensor) -> Tensor:
         return (e * y.abs() / (size - e)).masked_fill(e >= size, INF)
 
-    return answer(swing(ball.worst), swing(ball.spread), y, own)
+    return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, own)
 
 
 def _exponent(a: Node, x: Tensor) -> list[Tensor]:
@@ -104,7 +104,7 @@ def _erf(a: Node, x: Tensor) -> Tensor:
     return x.double().erf().to(x.dtype)  # integers until opset 13
 
 
-op("Erf", meaning=_erf, error=monotone(8, 1))(_any)  # half precision: torch is absolutely accurate only
+op("Erf", meaning=_erf, error=monotone(8, 8))(_any)  # vectorised libraries use Abramowitz and Stegun 7.1.26: 1.5e-7 absolute, plus its roundings
 
 
 # trigonometry ----------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def _waves(slope: Any) -> Any:
         def swing(e: Tensor) -> Tensor:
             return undecided_stays((first * e + e * e / 2).minimum(e).clamp(max=2.0).nan_to_num(nan=2.0), e)
 
-        return answer(swing(ball.worst), swing(ball.spread), y, own)
+        return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, own)
 
     return rule
 
@@ -143,7 +143,7 @@ def _tan_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequ
         ends = (low.tan() - y).abs().maximum((high.tan() - y).abs())
         return ends.masked_fill((low / pi + 0.5).floor() != (high / pi + 0.5).floor(), INF).masked_fill(e >= pi, INF)
 
-    return answer(swing(ball.worst), swing(ball.spread), y, own)
+    return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, own)
 
 
 unary("Sin", torch.sin, error=_waves(torch.cos), safe=lambda x: x.abs() - SAFE_ANGLE)

@@ -139,8 +139,8 @@ def quantize_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Se
     v, radii = _steps(a, policy, ball, scale, form)
     if not bool(radii[0].any()) and not bool(v.isnan().any()):
         return [EXACT]
-    worst, spread = (_swing(lambda end: _levels(a, end, offset, form), ys[0], v, e) for e in radii)
-    return [(worst, spread)]
+    worst, spread = (_swing(lambda end: _levels(a, end, offset, form), ys[0], v, e) for e in (radii[0], 2 * radii[1]))
+    return [(worst, spread / 2)]
 
 
 def dequantize_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
@@ -179,8 +179,8 @@ def dynamic_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Seq
         return undecidable(a, policy, balls, ys)
     out: list[list[Tensor]] = [[], [], []]
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
-    for e in (ball.worst, ball.spread):
-        e = zeros_like(x) if e is None else e
+    for times, e in ((1.0, ball.worst), (2.0, ball.spread)):  # a suspect lies beyond twice the spread
+        e = zeros_like(x) if e is None else times * e
         el, eh = ((x + sign * e).amin().clamp(max=0) - low for sign in (-1, 1))
         hl, hh = ((x + sign * e).amax().clamp(min=0) - high for sign in (-1, 1))
         e_low, e_high = torch.maximum(el.abs(), eh.abs()), torch.maximum(hl.abs(), hh.abs())
@@ -196,7 +196,7 @@ def dynamic_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Seq
         ends = [((w - ew).round() + zero - ez).clamp(0, 255), ((w + ew).round() + zero + ez).clamp(0, 255)]
         ey = torch.maximum(*((end - y).abs() for end in ends)).nan_to_num(nan=INF).masked_fill(ew == INF, INF)
         for rows, r in zip(out, (ey, es, ez), strict=True):
-            rows.append(r.expand(y.shape) if r is ey else r)
+            rows.append((r.expand(y.shape) if r is ey else r) / times)
     return [(rows[0], rows[1]) for rows in out]
 
 

@@ -219,7 +219,7 @@ def _recurrence(g: Draw, gates: int, functions: int, states: int) -> Rule:
         attrs["direction"] = direction
     if layout:
         attrs["layout"] = 1
-    if g.flag(0.15):
+    if (states == 1 or "activations" not in attrs) and g.flag(0.15):  # whether LSTM clips h(Ct) is read both ways: it must not matter
         attrs["clip"] = g.pick([1.0, 0.5, 3.0])
     if g.flag(0.05):
         del attrs["hidden_size"]  # optional: the weights say it as well
