@@ -25,7 +25,6 @@ from specs.blocks.layers import (
     pool,
     reduce,
     reshape,
-    slice_,
     spatial,
     transpose,
 )
@@ -278,16 +277,3 @@ def adaptive_gradient_clipping(net: Any, x: Any) -> Any:
 def nf_zero_gain(net: Any, x: Any) -> Any:
     """With a skip gain of 0 the block is its shortcut."""
     return nf_block(net, x, channels(x), 1.0, net.pick(("Relu", "Gelu", "Silu")), 1, net.const([0.0])), x
-
-
-@relation("nfnet-block/weight-scale", of="nfnet-block", dims=(1, 2, 3))
-def weight_scale(net: Any, x: Any) -> Any:
-    """Standardised weights do not change when the weights are doubled, above the floor."""
-    rank = len(x.shape) - 2
-    ramp = net.const([[1.0], [-1.0]])  # keeps the variance above the floor
-    w = reshape(net, net("Add", ramp, net.weight(2, 9, low=-0.25, high=0.25)), [2, 9, *[1] * rank])
-    x9 = conv(net, x, 9, 1)
-    w = net("Concat", w, slice_(net, net("Neg", w), 0, 1, 0), axis=0)
-    w = net("Mul", w, reshape(net, net.const([1.0, -1.0, 1.0, -2.0, 1.0, 0.5, -1.0, 2.0, 1.0]), [1, 9, *[1] * rank]))
-    ones = net.const(1.0)
-    return conv(net, x9, 3, 1, w=standardised(net, w, ones)), conv(net, x9, 3, 1, w=standardised(net, mul(net, w, net.const(2.0)), ones))
