@@ -166,7 +166,7 @@ def outputs(result: Any) -> list[Any]:
 
 def at_threshold(swing: Callable[[Any], Any], spread: Any) -> Any:
     """The set of a statistical radius where it is judged: a suspect lies beyond twice the spread, so a step within that is no suspect."""
-    return None if spread is None else swing(2 * spread) / 2
+    return swing(None) if spread is None else swing(2 * spread) / 2
 
 
 # rules -----------------------------------------------------------------------------------------------------------------
