@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specs.formats import Format
-from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, exact_whole, finite, gamma, outputs, settle
+from specs.numerics import INF, TYPICAL, Ball, ErrorRule, Policy, Radii, exact_whole, finite, gamma, outputs, settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ def growth(policy: Policy, form: Format, n: float, extra: float = 1.0) -> float:
 
 def drift(policy: Policy, form: Format, n: float, extra: float = 1.0) -> float:
     """The same in quadrature: a serial sum of n terms is off by about sqrt(n) u of its magnitude."""
-    return math.sqrt(n) * policy.accumulation(form) + math.sqrt(extra) * policy.u(form) + policy.operand(form)
+    return TYPICAL * (math.sqrt(n) * policy.accumulation(form) + math.sqrt(extra) * policy.u(form)) + policy.operand(form)
 
 
 def accumulated(policy: Policy, form: Format, magnitude: Tensor, n: float, extra: float = 1.0, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
