@@ -18,7 +18,7 @@ from benchmarks.noise import SIZES, implementations
 from benchmarks.seeded import FIXED, TESTING, visible
 from oracles.faults import faults
 
-FOLDER = Path("curves")
+FOLDER = Path("build/curves")
 RULES = ("ball", "spread", *FIXED, "testing", "same")
 #: False positives per output at which the curves are compared.
 RATES = (1e-2, 1e-3, 1e-4)
@@ -88,7 +88,7 @@ def curve(clean: Sequence[float], faulty: Sequence[float]) -> list[tuple[float, 
 def curves(scale: Scale) -> Figures:
     """For every rule the share of visible faults flagged where at most one clean output in 100, 1,000, 10,000 is.
 
-    Published thresholds are 1 of each rule's score. Writes curves/curves.json and, if matplotlib is there, curves/curves.png.
+    Published thresholds are 1 of each rule's score. Writes build/curves/curves.json and, if matplotlib is there, curves.png beside it.
     """
     clean = {"fp32": list[dict[str, float]](), "fp16": list[dict[str, float]]()}
     for p in stream("curves", scale.count(900, 20), SIZES):
@@ -114,7 +114,7 @@ def curves(scale: Scale) -> Figures:
 
 
 def _write(lines: Mapping[str, list[tuple[float, float, float]]]) -> None:
-    FOLDER.mkdir(exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "curves.json").write_text(json.dumps(lines, indent=1) + "\n")
     if importlib.util.find_spec("matplotlib") is None:
         print(f"  {FOLDER}/curves.json (for a picture: pip install matplotlib)")

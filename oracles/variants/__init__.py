@@ -16,7 +16,7 @@ from oracles.rewriting import Rewrite
 
 @dataclass(frozen=True)
 class Variant:
-    """policy  under which the variant is legal: "strict", "loosest", or "winograd" with a bound of its own"""
+    """policy  under which the variant is legal: "strict" (every operator as accurate as its type), "loosest", or "winograd" with a bound of its own"""
 
     name: str
     rewrite: Rewrite

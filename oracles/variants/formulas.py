@@ -41,7 +41,7 @@ def reciprocal_multiply(run: Run, node: Any, args: list[Any]) -> Any:
     return (total * torch.tensor(1 / n, dtype=x.dtype)).to(args[0].dtype)
 
 
-@variant("sigmoid-by-tanh", ["Sigmoid", "Swish"], policy="strict")
+@variant("sigmoid-by-tanh", ["Sigmoid", "Swish"])
 def sigmoid_by_tanh(run: Run, node: Any, args: list[Any]) -> Any:
     if not is_float(args[0]) or node.op.name != "Sigmoid":
         return None
@@ -55,7 +55,7 @@ def sigmoid_by_exp(run: Run, node: Any, args: list[Any]) -> Any:
     return (1 + (-args[0]).exp()).reciprocal() if is_float(args[0]) else None
 
 
-@variant("tanh-by-exp", ["Tanh"], policy="strict")
+@variant("tanh-by-exp", ["Tanh"])
 def tanh_by_exp(run: Run, node: Any, args: list[Any]) -> Any:
     x = _wide(args[0])
     return (1 - 2 / ((2 * x).exp() + 1)).to(args[0].dtype) if is_float(args[0]) else None
@@ -119,7 +119,7 @@ def softmax(run: Run, node: Any, args: list[Any]) -> Any:
     return y.reshape(args[0].shape)
 
 
-@variant("softmax-two-pass", ["Softmax"], policy="strict")
+@variant("softmax-two-pass", ["Softmax"])
 def softmax_two_pass(run: Run, node: Any, args: list[Any]) -> Any:
     """exp(x - (max + log sum exp)): one exponential per element, an error of u times the logits."""
     if not is_float(args[0]) or not args[0].numel():
