@@ -19,6 +19,7 @@ from fuzzer.network import Network
 from fuzzer.search import unsafe_at
 from specs.draw import Source
 from specs.program import Program, to_torch
+from specs.rule import Unsupported, UsageError
 
 SETS = 2  # further sizes, at most
 TRIES = 3
@@ -72,7 +73,7 @@ def _valid(network: Network, model: onnx.ModelProto, program: Program, contents:
             return False
         with torch.no_grad():
             values = program.run(leaves, keep=True)
-    except (RuntimeError, IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError):  # how a meaning says that sizes do not fit
+    except (RuntimeError, IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError, UsageError, Unsupported):  # how a meaning says that sizes do not fit
         return False
     have = {name: tuple(v.shape) for name, v in values.items() if isinstance(v, torch.Tensor)}
     return all(len(have[n]) == len(s) and all(a == b or b is None for a, b in zip(have[n], s, strict=True)) for n, s in shapes.items() if n in have)
