@@ -16,14 +16,14 @@ from fuzzer.emit import float_attributes
 from fuzzer.grow import Growth
 from fuzzer.network import Network, Step, Value
 from specs import schema
-from specs.draw import Draw
+from specs.draw import Choices
 from specs.formats import BY_ONNX, FLOAT, INT64, Format
 from specs.net import Block, Relation
 from specs.operator import find
 from specs.rule import Misfit, Unsupported
 
 
-class Builder(Draw):
+class Builder(Choices):
     """The engine's answers to a block: choices, weights and operators on a growing network."""
 
     def __init__(self, growth: Growth, form: Format = FLOAT) -> None:
@@ -77,7 +77,7 @@ def _inferred(
     """Formats and shapes of the results, by ONNX's inference for this one node. Raises Misfit when it refuses or cannot tell."""
     names = [f"o{i}" for i in range(outputs)]
     floats = float_attributes(op, domain)
-    plain = {k: float(v) if k in floats else v for k, v in attrs.items() if v is not None}
+    plain: dict[str, Any] = {k: float(v) if k in floats else v for k, v in attrs.items() if v is not None}
     node = helper.make_node(op, ["" if v is None else v.name for v in inputs], names, domain=domain, **plain)
     types = {v.name: _type(v) for v in inputs if v is not None}
     data = {v.name: onnx.numpy_helper.from_array(v.content, v.name) for v in inputs if v is not None and v.content is not None and v.content.size < 64}

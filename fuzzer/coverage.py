@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from specs.rule import Misfit, UsageError
 
 DRAWN = "drawn"  # the column beside the backends
 #: Operators that networks get by wrapping a part of them (see fuzzer.wrap), not by a drawing of their own.
-WRAPPED = tuple(
-    "If Loop Scan SequenceMap SequenceConstruct SequenceEmpty SequenceInsert SequenceErase SequenceAt SequenceLength SplitToSequence ConcatFromSequence "
-    "Optional OptionalGetElement OptionalHasElement".split()
-)
+WRAPPED = (
+    "If", "Loop", "Scan", "SequenceMap", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength",
+    "SplitToSequence", "ConcatFromSequence", "Optional", "OptionalGetElement", "OptionalHasElement",
+)  # fmt: skip
 
 
 def covered() -> dict[str, Operator]:
@@ -101,7 +101,7 @@ def _plain() -> frozenset[tuple[str, str]]:
     return frozenset(("", n) for n in ("Relu", "Tanh", "Abs", "Neg", "Add", "Mul", "Identity", "Sub"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _since(op: Operator) -> int:
     return next((o for o in sorted(OPSETS) if schema.schema(op.name, op.domain, o) is not None), OLDEST)
 
@@ -153,12 +153,12 @@ def table(counts: Mapping[tuple[str, str], int], names: frozenset[tuple[str, str
     return rows
 
 
-@lru_cache(maxsize=None)
+@cache
 def _attributes(op: Operator) -> frozenset[str]:
     return frozenset(a for o in (OPSETS if not op.domain else (1,)) if (s := schema.schema(op.name, op.domain, o)) is not None for a in s.attributes)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _types(op: Operator) -> frozenset[str]:
     """What the type variables of the inputs allow at the newest opset drawn, for operators with a drawing of their own."""
     found = schema.schema(op.name, op.domain, max(OPSETS))

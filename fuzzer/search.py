@@ -131,7 +131,7 @@ def search(leaves: Sequence[Value], program: Program, source: Source, restarts: 
     return Found(contents, violation is None, steps, time.perf_counter() - start, why, violation[0].outputs[0] if violation else "")
 
 
-def _tensors(leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def _tensors(leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {v.name: to_torch(contents[v.name], v.format, torch.float64) for v in leaves}
 
 

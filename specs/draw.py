@@ -26,16 +26,12 @@ class Source(Protocol):
         ...
 
 
-class Draw:
-    """What a spec may ask. Sizes and operands are answered by the engine (fuzzer.concrete, fuzzer.solve)."""
-
-    op: Operator
-    opset: int
+class Choices:
+    """Structural choices from a source."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    # structure ----------------------------------------------------------------------------------------------------
     def choose(self, n: int) -> int:
         return self.source.choose(n) if n > 1 else 0
 
@@ -67,6 +63,13 @@ class Draw:
         while rest:
             result.append(rest.pop(self.choose(len(rest))))
         return result
+
+
+class Draw(Choices):
+    """What a spec may ask. Sizes and operands are answered by the engine (fuzzer.concrete, fuzzer.solve)."""
+
+    op: Operator
+    opset: int
 
     # types --------------------------------------------------------------------------------------------------------
     def type(self, variable: str = "T", among: Sequence[Format] | None = None) -> Format:

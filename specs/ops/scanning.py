@@ -16,7 +16,6 @@ from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, exact_who
 from specs.pointwise import ordered
 from specs.program import Node
 
-
 #: A choice is doubtful within the distance at which a deviation is flagged, which is two spreads.
 WIDE = 2.0
 

@@ -143,7 +143,10 @@ def tf_idf_vectorizer(g: Draw) -> Rule:
     form = g.type("T", among=[STRING] if g.flag(0.3) else [INT64, INT32])
     longest = g.int(1, 3)
     x = g.given([g.int(1, 12)] if g.flag() else [g.int(1, 4), g.int(1, 12)], 0, 5) if form is not STRING else g.operand(rank=(1, 2))
-    pools = [list(dict.fromkeys(tuple(g.pick(WORDS) if form is STRING else g.int(0, 5) for _ in range(n)) for _ in range(g.int(1, 4)))) for n in range(1, longest + 1)]
+    pools = [
+        list(dict.fromkeys(tuple(g.pick(WORDS) if form is STRING else g.int(0, 5) for _ in range(n)) for _ in range(g.int(1, 4))))
+        for n in range(1, longest + 1)
+    ]
     counts = [sum(n * len(pools[n - 1]) for n in range(1, k)) for k in range(1, longest + 1)]
     grams = sum(map(len, pools))
     flat = [token for pool in pools for gram in pool for token in gram]
