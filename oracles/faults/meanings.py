@@ -103,7 +103,10 @@ def signed_zero_lost(run: Run, node: Any, args: list[Any]) -> Any:
 
 @fault("denormals-flushed", "legal", ("Add", "Mul", "MatMul", "Exp", "Softmax", "Div"))
 def denormals_flushed(run: Run, node: Any, args: list[Any]) -> Any:
-    return first(run, node, args, lambda y: torch.where(y.abs() < torch.finfo(y.dtype).tiny, torch.zeros_like(y), y) if is_float(y) else None)
+    """Not of halves: there everything below 6e-5 would be lost."""
+    return first(
+        run, node, args, lambda y: torch.where(y.abs() < torch.finfo(y.dtype).tiny, torch.zeros_like(y), y) if is_float(y) and y.dtype.itemsize >= 4 else None
+    )
 
 
 @fault("strict-comparison", "subtle", ("LessOrEqual", "GreaterOrEqual", "Less", "Greater"), each=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oracles.faults import fault
+from oracles.faults.attributes import swapped
 from oracles.faults.kernels import first
 from oracles.rewriting import Run, is_float, lazily
 
@@ -51,7 +52,7 @@ def bias_into_conv(run: Run, node: Any, args: list[Any]) -> Any:
 def transpose_through_reshape(run: Run, node: Any, args: list[Any]) -> Any:
     """Reshape(Transpose(x)) taken for Reshape(x)."""
     found = run.maker(args[0])
-    return run.honest(node, [found[1][0], *args[1:]]) if found is not None and found[0].op.name == "Transpose" else None
+    return swapped(run, node, args, [found[1][0], *args[1:]]) if found is not None and found[0].op.name == "Transpose" else None
 
 
 @fault("transposes-cancelled", "gross", ("Transpose",))
