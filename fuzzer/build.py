@@ -74,23 +74,41 @@ class Builder(Choices):
 def _inferred(
     found: Any, op: str, domain: str, inputs: list[Value | None], attrs: dict[str, Any], outputs: int, opset: int
 ) -> list[tuple[Format, tuple[int | None, ...]]]:
-    """Formats and shapes of the results, by ONNX's inference for this one node. Raises Misfit when it refuses or cannot tell."""
+    """Formats and shapes of the results, by ONNX's inference for this one node; blocks repeat themselves, so it remembers.
+
+    Raises Misfit when ONNX refuses or cannot tell.
+    """
+    seen = tuple(None if v is None else (v.format, v.shape, v.content.tobytes() if v.content is not None and v.content.size < 64 else b"") for v in inputs)
+    key = (op, domain, opset, outputs, seen, repr(sorted(attrs.items())))
+    answer = _memory.get(key)
+    if answer is None:
+        if len(_memory) > 1 << 14:
+            _memory.clear()
+        answer = _memory[key] = _ask(found, op, domain, inputs, attrs, outputs, opset)
+    if isinstance(answer, str):
+        raise Misfit(answer)
+    return answer
+
+
+_memory: dict[Any, list[tuple[Format, tuple[int | None, ...]]] | str] = {}
+
+
+def _ask(
+    found: Any, op: str, domain: str, inputs: list[Value | None], attrs: dict[str, Any], outputs: int, opset: int
+) -> list[tuple[Format, tuple[int | None, ...]]] | str:
+    """What ONNX says, or in words why it does not."""
     names = [f"o{i}" for i in range(outputs)]
     floats = float_attributes(op, domain)
     plain: dict[str, Any] = {k: float(v) if k in floats else v for k, v in attrs.items() if v is not None}
     node = helper.make_node(op, ["" if v is None else v.name for v in inputs], names, domain=domain, **plain)
-    types = {v.name: _type(v) for v in inputs if v is not None}
+    types = {v.name: _tensor_type(v.format.onnx, v.shape) for v in inputs if v is not None}
     data = {v.name: onnx.numpy_helper.from_array(v.content, v.name) for v in inputs if v is not None and v.content is not None and v.content.size < 64}
     imports = [helper.make_opsetid(domain, opset if domain == "" else 1)]
     try:
         result = onnx.shape_inference.infer_node_outputs(found, node, types, data, opset_imports=imports)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as e:
-        raise Misfit(f"{op}: {' '.join(str(e).split())[:160]}") from e
-    return [_read(op, result.get(n)) for n in names]
-
-
-def _type(v: Value) -> TypeProto:
-    return _tensor_type(v.format.onnx, v.shape)
+        return [_read(op, result.get(n)) for n in names]
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, Misfit) as e:
+        return f"{op}: {' '.join(str(e).split())[:160]}"
 
 
 @lru_cache(maxsize=4096)

@@ -25,6 +25,9 @@ from triage.cause import cause_key
 from triage.interest import reduced
 
 
+SLOW = ("hang", "oom")
+
+
 @dataclass(frozen=True)
 class Suspicion:
     """The first case of a cause, as a lane saw it."""
@@ -56,7 +59,9 @@ def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) 
         return run(case, targets, timeout=settings.timeout, memory=settings.memory)
 
     try:
-        small, verdict, outcomes = reduced(suspicion.case, suspicion.verdict, suspicion.outcomes, again, seconds=seconds)
+        small, verdict, outcomes = suspicion.case, suspicion.verdict, suspicion.outcomes
+        if verdict.verdict not in SLOW:  # every step of theirs takes the whole time limit
+            small, verdict, outcomes = reduced(small, verdict, outcomes, again, seconds=seconds)
         confirmed = _confirmed(small, verdict, outcomes, settings)
         if small.id != suspicion.case.id and confirmed.verdict.verdict == "ours":  # the whole model may still convince
             small, confirmed = suspicion.case, _confirmed(suspicion.case, suspicion.verdict, suspicion.outcomes, settings)

@@ -51,7 +51,15 @@ def confirm(
     if judged.verdict == "ours":
         return Confirmed(case, judged, (judged,), tuple(outcomes), expected, 0, 0)
     backend = find(verdict.backend)
-    settings = backend.settings if verdict.backend == "onnxruntime" else tuple(dict.fromkeys([*backend.default, verdict.setting]))
+    if verdict.verdict in ("hang", "oom"):  # each takes the whole time limit: once more has to be enough
+        repeats = 1
+    settings = (
+        (verdict.setting,)
+        if repeats == 1
+        else backend.settings
+        if verdict.backend == "onnxruntime"
+        else tuple(dict.fromkeys([*backend.default, verdict.setting]))
+    )
     reproduced, verdicts, again = 0, list[Verdict](), list[Outcome]()
     for _ in range(repeats):
         again = run(case, [Target(verdict.backend, settings)], timeout=timeout, memory=memory)
