@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from specs.blocks.layers import act, add, bn, concat, conv, depthwise, gap, pointwise, resize, spatial
+from specs.blocks.layers import act, add, bn, channels, concat, conv, depthwise, gap, pad, pointwise, reshape, resize, spatial, split
+from specs.blocks.parts import sampled
 from specs.blocks.u_shapes import unit
 
 
@@ -74,3 +75,47 @@ def bins(net: Any, x: Any, n: int) -> Any:
         back = [perm.index(a) for a in range(rank)]
         x = net("Transpose", net("MatMul", net("Transpose", x, perm=perm), net.const(rows)), perm=back)
     return x
+
+
+def deform(net: Any, x: Any, out: int, k: int, masked: bool = True, w: Any = None) -> Any:
+    """Deformable convolution with offsets (and a modulation) computed from x: the operator from opset 19 on, or sampled."""
+    n, c, (h, wide) = x.shape[0], channels(x), spatial(x)
+    offsets = conv(net, x, 2 * k * k, 3, bias=True)
+    mask = act(net, conv(net, x, k * k, 3, bias=True), "Sigmoid") if masked else None
+    w = net.weight(out, c, k, k) if w is None else w
+    if net.opset >= 19:
+        return net("DeformConv", x, w, offsets, None, mask, kernel_shape=[k, k], pads=[k // 2] * 4)
+    row, column = (reshape(net, v, [n, k * k * h * wide]) for v in split(net, reshape(net, offsets, [n, k * k, 2, h * wide]), 2, axis=2))
+    taps = [(a - k // 2, b - k // 2, i, j) for a in range(k) for b in range(k) for i in range(h) for j in range(wide)]
+    rows, columns = net.const([float(i + a) for a, _, i, _ in taps]), net.const([float(j + b) for _, b, _, j in taps])
+    form = "grid" if net.opset >= 16 and min(h, wide) > 1 else "gather"
+    read = reshape(net, sampled(net, x, net("Add", row, rows), net("Add", column, columns), form), [n, c, k * k, h, wide])
+    if mask is not None:
+        read = net("Mul", read, net("Unsqueeze", mask, net.ints([1])))
+    return conv(net, reshape(net, read, [n, c * k * k, h, wide]), out, 1, w=reshape(net, w, [out, c * k * k, 1, 1]))
+
+
+def to_batch(net: Any, x: Any, d: int) -> Any:
+    """Space to batch: every d-th position in each axis is an image of its own; sizes are multiples of d."""
+    n, c, rank = x.shape[0], channels(x), len(x.shape) - 2
+    y = reshape(net, x, [n, c, *(v for s in spatial(x) for v in (s // d, d))])
+    y = net("Transpose", y, perm=[*range(3, 3 + 2 * rank, 2), 0, 1, *range(2, 2 + 2 * rank, 2)])
+    return reshape(net, y, [n * d**rank, c, *(s // d for s in spatial(x))])
+
+
+def from_batch(net: Any, y: Any, d: int) -> Any:
+    """The inverse of to_batch."""
+    c, rank = channels(y), len(y.shape) - 2
+    n = y.shape[0] // d**rank
+    x = reshape(net, y, [*[d] * rank, n, c, *spatial(y)])
+    x = net("Transpose", x, perm=[rank, rank + 1, *(v for i in range(rank) for v in (rank + 2 + i, i))])
+    return reshape(net, x, [n, c, *(s * d for s in spatial(y))])
+
+
+def dilated_by_batch(net: Any, x: Any, w: Any, d: int) -> Any:
+    """A dilated 3x3 convolution that keeps the size, as space to batch, an ordinary convolution without padding, batch to space."""
+    rank, size = len(x.shape) - 2, spatial(x)
+    wide = pad(net, x, [d] * rank, [d + -s % d for s in size])
+    y = conv(net, to_batch(net, wide, d), w.shape[0], 3, w=w, pad=0)
+    y = from_batch(net, y, d)
+    return net("Slice", y, net.ints([0] * rank), net.ints(size), net.ints(range(2, 2 + rank)))
