@@ -14,7 +14,6 @@ from oracles.compare import compare
 from oracles.reference import reference
 from oracles.rewriting import compiled
 
-
 #: Nothing is decided behind these, and nothing can be.
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
