@@ -8,6 +8,7 @@ A signature is written as in ONNX's own tables: `declare("FastGelu", "X:T bias:T
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import GenericAlias
 from typing import Any
 
 import onnx
@@ -17,6 +18,9 @@ from specs.formats import Format
 from specs.schema import declared
 
 MICROSOFT = "com.microsoft"
+_KINDS: dict[Any, OpSchema.AttrType] = {
+    int: OpSchema.AttrType.INT, float: OpSchema.AttrType.FLOAT, str: OpSchema.AttrType.STRING, list[int]: OpSchema.AttrType.INTS, list[float]: OpSchema.AttrType.FLOATS
+}  # fmt: skip
 _OPTIONS = {"?": OpSchema.FormalParameterOption.Optional, "*": OpSchema.FormalParameterOption.Variadic}
 
 
@@ -43,7 +47,6 @@ def _parameters(text: str) -> list[OpSchema.FormalParameter]:
 
 
 def _attribute(name: str, default: Any) -> OpSchema.Attribute:
-    if isinstance(default, type):
-        kinds = {int: OpSchema.AttrType.INT, float: OpSchema.AttrType.FLOAT, str: OpSchema.AttrType.STRING}
-        return OpSchema.Attribute(name, kinds[default], "", required=False)
+    if isinstance(default, (type, GenericAlias)):
+        return OpSchema.Attribute(name, _KINDS[default], "", required=False)
     return OpSchema.Attribute(name, onnx.helper.make_attribute(name, default), "")

@@ -14,7 +14,7 @@ from torch import Tensor
 from specs.draw import Draw
 from specs.formats import BOOL
 from specs.numerics import EXACT, Ball, ErrorRule, Policy, Radii, linear
-from specs.operator import meaning_only, op
+from specs.operator import op
 from specs.ops.convolution import convolve
 from specs.ops.windows import Axis, cut, slide
 from specs.program import Node
@@ -160,7 +160,7 @@ def causal_conv(g: Draw) -> Rule:
 
 
 # FusedConv of ONNX Runtime -------------------------------------------------------------------------------------------
-def _activated(a: Node, y: Any) -> Any:
+def activated(a: Any, y: Any) -> Any:
     """The activations ONNX Runtime fuses into a convolution; their parameters come in the order of ONNX's attributes."""
     p = a.activation_params or {"LeakyRelu": [0.01], "HardSigmoid": [0.2, 0.5], "Clip": [-math.inf, math.inf]}.get(a.activation, [])
     if a.activation == "Relu":
@@ -176,20 +176,20 @@ def _activated(a: Node, y: Any) -> Any:
     if a.activation == "HardSigmoid":
         return monotone(y, lambda t: (t * p[0] + p[1]).clamp(0, 1), 2, 2 * abs(p[1]))
     if a.activation:
-        raise Unsupported(f"FusedConv: activation {a.activation}")
+        raise Unsupported(f"a fused activation {a.activation}")
     return y
 
 
 def _sum_and_activation(a: Node, y: Any, operands: Sequence[Any]) -> Any:
     z = operands[3] if len(operands) > 3 else None
-    return _activated(a, y if z is None else y + z)
+    return activated(a, y if z is None else y + z)
 
 
 def _convolution_alone(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
     return convolve(a, x, w, b)
 
 
-def _fused_conv(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+def fused_conv(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
     """A convolution, a summand, an activation: one node of optimised models."""
     return _sum_and_activation(a, convolve(a, x, w, b), [x, w, b, z])
 
@@ -198,4 +198,4 @@ def _fused_terms(node: Node, values: Sequence[Any]) -> float:
     return values[1][0].numel() + 2 if len(values[1]) else 2
 
 
-meaning_only("FusedConv", _fused_conv, error=_then(linear(_fused_terms, bias=2), _convolution_alone, _sum_and_activation), domain="com.microsoft")
+fused_conv_error = _then(linear(_fused_terms, bias=2), _convolution_alone, _sum_and_activation)

@@ -43,14 +43,14 @@ def _summed(x: Tensor, skip: Tensor, bias: Tensor | None) -> Tensor:
     return x + skip if bias is None else x + skip + bias
 
 
-def _results(a: Node, y: Tensor, mean: Tensor, inverse: Tensor, total: Tensor) -> tuple[Tensor, ...]:
+def _results(a: Node, y: Tensor, mean: Tensor, inverse: Tensor, total: Tensor, wanted: int = 0) -> tuple[Tensor, ...]:
     single = mean.to(a.torch(FLOAT)), inverse.to(a.torch(FLOAT))
-    return (y, *single, total)[: max(1, len(a.outputs))]
+    return (y, *single, total)[: wanted or max(1, len(a.outputs))]
 
 
-def _skip(a: Node, x: Tensor, skip: Tensor, gamma: Tensor, beta: Tensor | None = None, bias: Tensor | None = None) -> Any:
+def skip_meaning(a: Node, x: Tensor, skip: Tensor, gamma: Tensor, beta: Tensor | None = None, bias: Tensor | None = None, results: int = 0) -> Any:
     total = _summed(x, skip, bias)
-    return _results(a, *_normalised(a, total, gamma, beta, True), total)
+    return _results(a, *_normalised(a, total, gamma, beta, True), total, results)
 
 
 def _skip_simplified(a: Node, x: Tensor, skip: Tensor, gamma: Tensor, bias: Tensor | None = None) -> Any:
@@ -58,7 +58,7 @@ def _skip_simplified(a: Node, x: Tensor, skip: Tensor, gamma: Tensor, bias: Tens
     return _results(a, *_normalised(a, total, gamma, None, False), total)
 
 
-def _skip_radii(centred: bool) -> Any:
+def skip_radii(centred: bool) -> Any:
     def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
         """The sum is rounded, then normalised."""
         parts = [b for b in (balls[0], balls[1], *balls[4 if centred else 3 :]) if b is not None]
@@ -94,7 +94,7 @@ def _optional(g: Draw, x: Operand) -> Operand | None:
     return None
 
 
-@op("SkipLayerNormalization", meaning=_skip, error=_skip_radii(True), domain=MICROSOFT, among=[FLOAT, FLOAT16])
+@op("SkipLayerNormalization", meaning=skip_meaning, error=skip_radii(True), domain=MICROSOFT, among=[FLOAT, FLOAT16])
 def skip_layer_normalization(g: Draw) -> Rule:
     """With the sum, and the mean and 1/std of its rows, as further results now and then."""
     x, operands = _operands(g)
@@ -103,7 +103,7 @@ def skip_layer_normalization(g: Draw) -> Rule:
     return Rule(operands, [x, rows, rows, x if g.flag(0.4) else None], {"epsilon": g.pick([1e-5, 1e-12, 1e-3])})
 
 
-@op("SkipSimplifiedLayerNormalization", meaning=_skip_simplified, error=_skip_radii(False), domain=MICROSOFT, among=[FLOAT, FLOAT16])
+@op("SkipSimplifiedLayerNormalization", meaning=_skip_simplified, error=skip_radii(False), domain=MICROSOFT, among=[FLOAT, FLOAT16])
 def skip_simplified_layer_normalization(g: Draw) -> Rule:
     """The same without the mean."""
     x, operands = _operands(g)
