@@ -28,13 +28,18 @@ def drift(policy: Policy, form: Format, n: float, extra: float = 1.0) -> float:
     return TYPICAL * (math.sqrt(n) * policy.accumulation(form) + math.sqrt(extra) * policy.u(form)) + policy.operand(form)
 
 
-def accumulated(policy: Policy, form: Format, magnitude: Tensor, n: float, extra: float = 1.0, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def accumulated(
+    policy: Policy, form: Format, magnitude: Tensor, n: float, extra: float = 1.0, total: Tensor | None = None, y: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Own rounding, worst and spread, of sums of n terms whose absolute values add up to `magnitude`.
 
     `total` is what a partial sum may reach when that is not the magnitude (a mean adds before it divides): where that may
-    overflow, everything is undecided.
+    overflow, everything is undecided. `y` is the result where it alone is rounded to a half by an accumulator in float32.
     """
     eta = policy.eta(form)
+    if y is not None and form.bits <= 16 and not policy.half_accumulation:
+        acc, size = policy.accumulation(form), y.abs() * policy.u(form)
+        return magnitude * gamma(n + 1 + extra, acc) + size * 1.01 + eta, magnitude * (TYPICAL * math.sqrt(n) * acc) + size * TYPICAL + eta
     grow = growth(policy, form, n, extra)
     worst = magnitude * grow + eta * (n + 1) if grow < INF else magnitude.new_full(magnitude.shape, INF)
     spread = magnitude * drift(policy, form, n, extra) + eta
@@ -68,7 +73,7 @@ def multilinear(terms: Callable[[Any, Sequence[Any]], float], extra: float = 0.0
         def f(parts: Sequence[Any]) -> Tensor:
             return outputs(node.op.meaning(node, *parts))[0]
 
-        worst, spread = accumulated(policy, form, f(sizes), terms(node, sizes), extra + len(present) - 1)
+        worst, spread = accumulated(policy, form, f(sizes), terms(node, sizes), extra + len(present) - 1, y=ys[0])
         moving = [i for i, b in enumerate(present) if b.worst is not None]
         if not moving:
             return [(settle(worst), settle(spread))]

@@ -315,6 +315,10 @@ def linear(terms: Callable[[Any, Sequence[Any]], float], *, weights: Sequence[in
         worst = total * grow + policy.eta(form) * (n + 1)
         # In quadrature a serial sum of n terms is off by about sqrt(n) u of its magnitude, rounded once more at the end.
         spread = total * (TYPICAL * (math.sqrt(n) * u_acc + u) + policy.operand(form)) + policy.eta(form)
+        if half and not policy.half_accumulation:  # only the result is rounded to the half
+            size = ys[0].abs() * u
+            worst = total * gamma(n + 2, u_acc) + size * 1.01 + policy.eta(form)
+            spread = total * (TYPICAL * math.sqrt(n) * u_acc) + size * TYPICAL + policy.eta(form)
         movers = [i for i in (data, *weights) if i < len(balls) and balls[i] is not None and balls[i].worst is not None]  # type: ignore[union-attr]
         plain = without_bias()
         for i in movers:

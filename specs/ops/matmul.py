@@ -88,7 +88,7 @@ def _gemm_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Seq
 
     assert x is not None and y is not None
     n = x.shape[0 if node.transA else 1] + (c is not None)
-    worst, spread = accumulated(policy, form, at(x, y, c), n, extra=1 + 2 * (alpha != 1) + 2 * (beta not in (0, 1)))
+    worst, spread = accumulated(policy, form, at(x, y, c), n, extra=1 + 2 * (alpha != 1) + 2 * (beta not in (0, 1)), y=ys[0])
     variance = spread.square()
     ex, ey = (None if b is None or b.worst is None else finite(b.worst) for b in balls[:2])
     for p, q in ((ex, y), (x, ey), (ex, ey)):

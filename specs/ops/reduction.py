@@ -171,13 +171,13 @@ def _joined(inherited: Callable[[Tensor], Tensor], ball: Ball, own: tuple[Tensor
 
 
 def _sum_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
-    own = accumulated(policy, form, o.sum(ball.value.abs()), o.n)
+    own = accumulated(policy, form, o.sum(ball.value.abs()), o.n, y=y)
     return _joined(o.sum, ball, own, lambda e: o.sum(e.square()))
 
 
 def _mean_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
     total, n = o.sum(ball.value.abs()), max(1, o.n)
-    own = accumulated(policy, form, total / n, o.n, extra=2.5, total=total)
+    own = accumulated(policy, form, total / n, o.n, extra=2.5, total=total, y=y)
     return _joined(lambda e: o.sum(e) / n, ball, own, lambda e: o.sum(e.square()) / n**2)
 
 
