@@ -139,7 +139,8 @@ def _in_room(g: Draw, *shape: Any) -> None:
 def _average_pool(a: Node, x: Tensor) -> Tensor:
     """The mean over the elements inside the input, or inside input and pads; what ceil_mode adds behind them never counts."""
     axes = place(a, x.shape[2:], a.kernel_shape)
-    if _native(a, axes, x) and all(w.dilation == 1 for w in axes) and not (len(axes) == 3 and _half(a, x)):
+    refused = len(axes) == 3 and (_half(a, x) or any(w.kernel > w.size for w in axes))  # avg_pool3d, unlike the others, ignores the padding here
+    if _native(a, axes, x) and all(w.dilation == 1 for w in axes) and not refused:
         return _MEAN[len(axes)](x, *_parameters(axes), any(w.reach > w.end for w in axes), bool(a.count_include_pad))
     y = (cut(x.float(), axes) if _half(a, x) else cut(x, axes)).sum(_window_dims(axes))
     for i, w in enumerate(axes):
