@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import typer
 
@@ -11,21 +12,24 @@ from fuzzer.cli import app
 
 @app.command()
 def backends(
-    as_json: bool = typer.Option(False, "--json", help="One JSON list of {name, version, settings, available, default, missing}."),
-    matrix: str = typer.Option(
-        "", "--matrix", metavar="BACKEND", help="Measure which operators and types this backend runs, and keep the list that steers generation."
-    ),
-    draws: int = typer.Option(40, min=1, help="With --matrix: models per operator."),
+    names: list[str] = typer.Argument(None, metavar="[BACKEND...]", help="With --matrix: measure these anew, and keep the lists that steer generation."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON list of {name, version, settings, available, default, missing}; with --matrix the matrix."),
+    matrix: bool = typer.Option(False, "--matrix", help="Which operators and types are implemented, refused, failing or wrong; as measured last, or now."),
+    page: Path | None = typer.Option(None, "--html", metavar="FILE", help="With --matrix: write it as one page."),
+    draws: int = typer.Option(40, min=1, help="With --matrix BACKEND: models per operator."),
 ) -> None:
-    """List the backends with their versions and settings.
+    """List the backends with their versions and settings, or what they implement.
 
-    Example: `fuzz backends --matrix onnxruntime`
+    Example: `fuzz backends --matrix onnxruntime --html matrix.html`
     """
     from fuzzer.listing import backend_rows
+    from specs.rule import UsageError
 
     if matrix:
-        _matrix(matrix, draws, as_json)
+        _matrix(names or [], draws, as_json, page)
         return
+    if names or page is not None:
+        raise UsageError("names of backends and --html go with --matrix")
     rows = backend_rows()
     if as_json:
         typer.echo(json.dumps(rows))
@@ -37,16 +41,24 @@ def backends(
     typer.echo("* runs when only the backend is named")
 
 
-def _matrix(backend: str, draws: int, as_json: bool) -> None:
+def _matrix(names: list[str], draws: int, as_json: bool, page: Path | None) -> None:
+    from fuzzer import matrix
     from fuzzer.cli.progress import bar
-    from fuzzer.matrix import measure, save
+    from oracles.plugin import find
+    from specs.rule import UsageError
 
-    with bar(f"probing {backend}") as step:
-        found = measure(backend, draws, progress=step)
-    save(backend, found)
+    for name in names:
+        if find(name).missing():
+            raise UsageError(find(name).missing())
+        with bar(f"probing {name}") as step:
+            matrix.save(name, matrix.measure(name, draws, progress=step))
+    versions = {b: v for b, v in matrix.stored().items() if not names or b in names}
+    table = matrix.rows(list(versions))
+    if page is not None:
+        page.write_text(matrix.html(table, versions))
     if as_json:
-        typer.echo(json.dumps({k: {"seen": s.seen, "message": s.message} for k, s in sorted(found.items())}))
+        typer.echo(json.dumps(table))
         return
-    for key, support in sorted(found.items()):
-        typer.echo(f"{'-' if support.refused else '+'} {key}  {support.message}")
-    typer.echo(f"{len(found)} combinations of operator and types, {sum(s.refused for s in found.values())} not implemented by {backend}")
+    typer.echo("\n".join(matrix.lines(table, list(versions))))
+    measured = ", ".join(f"{b} {v}" for b, v in versions.items())
+    typer.echo(f"{len(table)} combinations of operator and types, measured with {measured}{f'; the table is in {page}' if page else ''}")
