@@ -71,9 +71,9 @@ def _node_tests(every: int) -> tuple[int, int]:
     """(passed, all) of ONNX's node tests at their own tolerance; one without a meaning counts as failed."""
     from onnx.backend.test.loader import load_model_tests
 
-    from tests.specs.test_node_tests import array, covered as meant, similar
-
     import specs
+    from tests.specs.test_node_tests import array, similar
+    from tests.specs.test_node_tests import covered as meant
 
     passed = 0
     with warnings.catch_warnings():

@@ -14,10 +14,11 @@ import torch
 from benchmarks.cases import Outputs, Prepared, answer, bits, prepared
 from fuzzer.grow import PALETTES, Menu
 from fuzzer.sources import Seeded
+from oracles.backends.faulty import with_fault
 from oracles.faults import Fault, faults
 from oracles.judge import judge_outcomes
 from oracles.records import Outcome, Verdict
-from oracles.rewriting import Run, compiled
+from oracles.rewriting import Run
 from specs.operator import operators
 
 SIZES = (1, 1, 2, 3, 5, 10)
@@ -77,7 +78,7 @@ def visible(names: list[str], each: int, tries: int, seed: str = "seeded", count
         open_ = [f for f in known.values() if found[f.name] < each and (op in f.ops or not f.ops)]
         if not open_ or (p := prepared(_seed(seed, op, turn), SIZES[turn % len(SIZES)], menu, 1024)) is None or op not in p.ops:
             continue
-        healthy = answer(compiled(p.case.model, lambda run, node, args: None), p.case)
+        healthy = answer(with_fault(p.case.model, None), p.case)
         if healthy is None:
             continue
         for f in open_:
@@ -125,7 +126,7 @@ def _run(f: Fault, p: Prepared, healthy: Outputs) -> Seen | None:
         touched[0] |= result is not None
         return result
 
-    call = compiled(p.case.model, at)
+    call = with_fault(p.case.model, at)
     outputs = answer(call, p.case)
     if outputs is None or not touched[0]:
         return None

@@ -42,10 +42,11 @@ class Run:
     """One evaluation of a program: an interpreter that knows where every value came from.
 
     call  how often the compiled model was called before
+    base  how nodes are evaluated that `rewrite` leaves alone; as declared when it says nothing either
     """
 
-    def __init__(self, rewrite: Rewrite, call: int = 0, memory: dict[Any, Any] | None = None) -> None:
-        self.rewrite, self.call, self.memory = rewrite, call, {} if memory is None else memory
+    def __init__(self, rewrite: Rewrite, call: int = 0, memory: dict[Any, Any] | None = None, base: Rewrite | None = None) -> None:
+        self.rewrite, self.call, self.memory, self.base = rewrite, call, {} if memory is None else memory, base
         self._made = dict[int, tuple[Any, list[Any], Any]]()  # the value itself is kept, or its id would be used again
         self.done = list[tuple[Any, list[Any], Any]]()
 
@@ -59,7 +60,8 @@ class Run:
         return values
 
     def honest(self, node: Node, args: list[Any]) -> list[Any]:
-        return list(program.plain(node, args))
+        result = None if self.base is None else self.base(self, node, args)
+        return list(program.plain(node, args)) if result is None else listed(result)
 
     def maker(self, value: Any) -> tuple[Any, list[Any]] | None:
         """The node that made a value, and its operands."""
@@ -71,8 +73,8 @@ def listed(result: Any) -> list[Any]:
     return list(result) if isinstance(result, (tuple, list)) else [result]
 
 
-def compiled(model: bytes, rewrite: Rewrite) -> Callable[[Mapping[str, np.ndarray]], dict[str, Any]]:
-    """A model as a callable in its declared types, with `rewrite` asked at every node."""
+def compiled(model: bytes, rewrite: Rewrite, base: Rewrite | None = None) -> Callable[[Mapping[str, np.ndarray]], dict[str, Any]]:
+    """A model as a callable in its declared types, with `rewrite` and then `base` asked at every node."""
     parsed = program.Program(model)
     memory, calls = dict[Any, Any](), [0]
 
@@ -80,7 +82,7 @@ def compiled(model: bytes, rewrite: Rewrite) -> Callable[[Mapping[str, np.ndarra
         with torch.no_grad():
             # Inputs and constants are copied: a rewrite may write into them, as a careless compiler would.
             values = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in parsed.feeds(feeds).items()}
-            results = parsed.run(values, Run(rewrite, calls[0], memory))
+            results = parsed.run(values, Run(rewrite, calls[0], memory, base))
         calls[0] += 1
         return {name: program.to_numpy(value, parsed.formats.get(name)) for name, value in results.items()}
 

@@ -6,7 +6,13 @@ from oracles.backends.reference import warm
 from oracles.backends.torch import UNSUPPORTED
 from oracles.faults import faults
 from oracles.plugin import Compiled, backend
-from oracles.rewriting import compiled
+from oracles.rewriting import Rewrite, compiled
+from oracles.variants import variants
+
+
+def with_fault(model: bytes, fault: Rewrite | None) -> Compiled:
+    """Strict but for the fault: halves are computed in float32 and rounded once."""
+    return compiled(model, fault or (lambda run, node, args: None), variants()["halves-in-float"].at)
 
 
 @backend(
@@ -22,4 +28,4 @@ from oracles.rewriting import compiled
 )
 def faulty(model: bytes, setting: str) -> Compiled:
     """A fault without a place in the model does nothing."""
-    return compiled(model, (lambda run, node, args: None) if setting == "ok" else faults()[setting].at)
+    return with_fault(model, None if setting == "ok" else faults()[setting].at)

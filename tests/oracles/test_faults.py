@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.seeded import flagged, peers, visible
+from oracles.backends.faulty import with_fault
 from oracles.faults import faults
+from oracles.judge import judge_outcomes
 from oracles.plugin import find
 from oracles.records import Outcome
-from oracles.rewriting import compiled
 
 #: Kernels of which each is found in the first 20 cases that reach it.
 GROSS = [
@@ -56,9 +57,7 @@ def test_most_faults_are_found_at_their_first_visible_case() -> None:
 
 def test_without_its_fault_the_backend_is_clean() -> None:
     for s in visible(["relative-2^-8:MatMul", "zero:Conv"], 6, 24, seed="clean"):
-        from oracles.judge import judge_outcomes
-
-        call = compiled(s.p.case.model, lambda run, node, args: None)
+        call = with_fault(s.p.case.model, None)
         verdicts = judge_outcomes(s.p.expected, [Outcome("faulty", "ok", "ok", call(s.p.case.inputs))], s.p.weigh)
         assert not flagged(verdicts), verdicts
 
@@ -67,7 +66,7 @@ def test_inputs_of_the_caller_stay_as_they_are() -> None:
     """A fault that writes over its operand must not write over the inputs of the benchmark."""
     for s in visible(["in-place:Relu"], 3, 24, seed="place"):
         before = {k: np.array(v, copy=True) for k, v in s.p.case.inputs.items()}
-        compiled(s.p.case.model, faults()["in-place:Relu"].at)(s.p.case.inputs)
+        with_fault(s.p.case.model, faults()["in-place:Relu"].at)(s.p.case.inputs)
         assert all(np.array_equal(before[k], v, equal_nan=v.dtype.kind == "f") for k, v in s.p.case.inputs.items())
 
 

@@ -43,7 +43,7 @@ def test_every_variant_computes_something_else_and_nothing_wrong(name: str) -> N
         differs += {k: bits(a) for k, a in outputs.items()} != {k: bits(a) for k, a in healthy.items()}
         judged += 1
         if v.policy != "winograd":
-            assert not list(accusations(p, outputs, v.policy == "strict", {}, Counter())), (name, i)
+            assert not list(accusations(p, outputs, strict(name, p), {}, Counter())), (name, i)
         if differs and judged >= 12:
             return
     assert judged and (differs or name == "operands-flipped"), f"{name}: the same bits in {judged} networks"
@@ -64,7 +64,7 @@ def test_clean_networks_of_all_sizes_are_not_accused() -> None:
         seen: dict[str, set[object]] = {}
         for name, call in implementations(p):
             if (outputs := answer(call, p.case)) is not None:
-                accused += [f"{name}: {before}" for before, after in accusations(p, outputs, strict(name), seen, counts) if after.verdict in VALUES]
+                accused += [f"{name}: {before}" for before, after in accusations(p, outputs, strict(name, p), seen, counts) if after.verdict in VALUES]
     assert counts["judged"] > 2000
     assert not accused, accused[:3]
 
