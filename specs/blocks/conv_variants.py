@@ -97,7 +97,7 @@ def inception_zero_stuffed(net: Any, x: Any) -> Any:
     rank, s, left, kernels = len(spatial(x)), net.pick((1, 2)), list[Any](), list[Any]()
     most = 4 if rank < 3 else 2
     for _ in range(net.pick((2, 3))):
-        w, d = net.weight(net.pick((3, 2, 4)), channels(x), *[3] * rank), dilations(net, rank, most)
+        w, d = net.weight(net.pick((3, 2, 4)) if rank < 3 else 2, channels(x), *[3] * rank), dilations(net, rank, most)
         left.append(dilated(net, x, w, d, s=s))
         kernels.append(embedded(net, stuffed(net, w, d), 2 * most + 1))
     return concat(net, *left), dilated(net, x, net("Concat", *kernels, axis=0), [1] * rank, s=s)

@@ -51,7 +51,8 @@ def shuffle_unit(net: Any, x: Any, out: int, g: int, s: int) -> Any:
 @block("decoupled-shufflenet-skipnet", SHUFFLE, seeds=["000:225"], hazards="the divisor of average pooling at the border")
 def decoupled_shufflenet_skipnet(net: Any, x: Any) -> Any:
     """A shuffle unit at stride 1 or 2; stresses recognition of the shuffle, grouped 1x1 and pool-concat."""
-    c, g, s = channels(x), net.pick((2, 4)), net.pick((1, 2))
+    c, s = channels(x), net.pick((1, 2))
+    g = net.pick([g for g in (2, 4) if c * s // 2 % g == 0])
     return shuffle_unit(net, x, c * s, g, s)
 
 
