@@ -73,16 +73,16 @@ def patches_back(net: Any, x: Any) -> Any:
     return reshape(net, transpose(net, y, [0, 1, 2, 4, 3, 5]), x.shape), net("Identity", x)
 
 
-@relation("dappm-ddrnet/count-include-pad", of="dappm-ddrnet", dims=(1, 2))
+@relation("dappm-ddrnet/count-include-pad", of="dappm-ddrnet", dims=(1, 2, 3))
 def pad_included(net: Any, x: Any) -> Any:
     """Average pooling that counts its padding is pooling of the padded map."""
-    rank, i = len(x.shape) - 2, net.pick((1, 2))
+    x, rank, i = narrow(net, x, 8), len(x.shape) - 2, net.pick((1, 2))
     k, p = 2 ** (i + 1) + 1, 2**i
     left = net("AveragePool", x, kernel_shape=[k] * rank, strides=[p] * rank, pads=[p] * (2 * rank), count_include_pad=1)
     return left, pool(net, pad(net, x, [p] * rank, [p] * rank), "AveragePool", k, p)
 
 
-@relation("dappm-ddrnet/excluded-padding", of="dappm-ddrnet", dims=(1, 2))
+@relation("dappm-ddrnet/excluded-padding", of="dappm-ddrnet", dims=(1, 2, 3))
 def pad_excluded(net: Any, x: Any) -> Any:
     """Pooling that does not count its padding divides by how many positions were inside."""
     rank, i = len(x.shape) - 2, net.pick((1, 2))
