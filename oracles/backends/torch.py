@@ -20,7 +20,7 @@ UNSUPPORTED = (
 )
 
 
-@backend("torch", settings=["eager"], strict=True, warm=warm, requires=["torch"], unsupported=UNSUPPORTED)
+@backend("torch", settings=["eager"], warm=warm, requires=["torch"], unsupported=UNSUPPORTED)
 def torch(model: bytes, setting: str) -> Compiled:
     import torch
 
