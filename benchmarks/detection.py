@@ -28,10 +28,11 @@ def detection(scale: Scale) -> Figures:
     """Seeded faults in networks of 1 to 10 nodes around the operator that has the fault.
 
     fp32   networks whose narrowest float is float32 or double, and those of integers; fp16: with float16 or bfloat16
-    certified  by a certified finding; without the word, by any
+    certified  by a certified finding; without the word, by any. The rules of others are asked where the first run is wrong
     """
     names = [n for n, f in faults().items() if f.severity != "legal"]
-    seen, hit, sure, missed, rules = Counter[str](), Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    seen, hit, sure, missed = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    rules, asked = Counter[str](), Counter[str]()
     found = set[str]()
     for s in visible(names, scale.count(12, 1), scale.count(36, 3)):
         verdicts, kind = s.verdicts(), "fp32" if s.p.kind in WIDE else "fp16" if s.p.kind in ("float16", "bfloat16") else "fp8"
@@ -41,8 +42,9 @@ def detection(scale: Scale) -> Figures:
             seen[key] += 1
             hit[key] += yes
             sure[key] += strict(verdicts)
-        for rule, said in peers(s.p, s.outputs, s.healthy).items():
+        for rule, said in ({} if s.late else peers(s.p, s.outputs, s.healthy)).items():
             rules[f"{s.fault.severity}_{kind} by {rule}"] += said
+            asked[f"{s.fault.severity}_{kind} by {rule}"] += 1
         (found.add(s.fault.name) if yes else missed.update([s.fault.name]))
     table("missed", missed, 20)
     figures: Figures = {"faults": len(names), "faults_seen": len(found | set(missed)), "faults_found": len(found)}
@@ -52,5 +54,5 @@ def detection(scale: Scale) -> Figures:
         figures[f"share_certified_{key}"] = sure[key] / seen[key]
     for key in sorted(rules):
         severity, rule = key.split(" by ")
-        figures[f"share_{severity} {rule}"] = rules[key] / seen[severity]
+        figures[f"share_{severity} {rule}"] = rules[key] / asked[key]
     return figures

@@ -56,6 +56,7 @@ class Seen:
     outputs: Outputs
     again: Outputs | None
     healthy: Outputs
+    late: bool = False  # only the second run is wrong, which rules that look at one run cannot see
 
     def outcome(self) -> Outcome:
         return Outcome("faulty", self.fault.name, "ok", self.outputs, self.again)
@@ -137,7 +138,7 @@ def _run(f: Fault, p: Prepared, healthy: Outputs) -> Seen | None:
         return None
     if f.severity in ("gross", "subtle") and not any(_moved(p, healthy, o) for o in (outputs, again or {})):
         return None
-    return Seen(f, p, outputs, again if second != first else None, healthy)
+    return Seen(f, p, outputs, again if second != first else None, healthy, first == right)
 
 
 def _moved(p: Prepared, healthy: Outputs, outputs: Outputs) -> bool:
