@@ -36,21 +36,36 @@ def backend_rows() -> list[dict[str, Any]]:
 
 
 def block_rows() -> list[dict[str, Any]]:
-    """One object per block of the catalogue."""
-    from specs.net import blocks, relations
+    """One object per block, and one with its `reason` per row of the catalogue that has none."""
+    from specs.net import blocks, catalogue, relations
 
     by_block = dict[str, list[str]]()
     for r in relations().values():
         by_block.setdefault(r.block, []).append(r.id)
-    return [
+    listed = {row["id"]: row for row in catalogue()}
+    rows = [
         {
             "id": b.id,
-            "family": b.family,
+            "family": listed.get(b.id.split("/")[0], {}).get("family", b.family),
             "title": b.title,
             "seeds": list(b.seeds),
             "dims": list(b.dims),
             "relations": by_block.get(b.id, []),
             "hazards": b.hazards,
+            "reason": "",
         }
         for b in sorted(blocks().values(), key=lambda b: (b.family, b.id))
     ]
+    built = {b.split("/")[0] for b in blocks()}
+    for row in listed.values():
+        if row["id"] not in built:
+            rows.append({**{k: row[k] for k in ("id", "family", "title", "seeds")}, "dims": [], "relations": [], "hazards": "", "reason": _reason(row, built)})
+    return rows
+
+
+def _reason(row: dict[str, Any], built: set[str]) -> str:
+    if row["same_as"] in built:
+        return f"served by {row['same_as']}"
+    if row["kind"] in ("training", "data"):
+        return f"nothing to run: a row about {row['kind']}"
+    return f"not built yet (part {row['part']} of the catalogue)"

@@ -8,9 +8,11 @@ Misfit and is drawn again. A relation builds two values that must agree on every
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from specs.formats import Format
@@ -149,10 +151,15 @@ def relations() -> Mapping[str, Relation]:
     return _relations
 
 
+def catalogue() -> list[dict[str, Any]]:
+    """Every system of the block catalogue: id, part, family, kind, title, seeds, same_as."""
+    return json.loads((Path(__file__).parent / "catalogue.json").read_text())
+
+
 def need(condition: bool, why: str) -> None:
     """Raise Misfit unless the condition holds: a constraint of the row (`C % r == 0`)."""
     if not condition:
         raise Misfit(why)
 
 
-__all__ = ["Block", "Net", "Relation", "Tensor", "block", "blocks", "need", "relation", "relations"]
+__all__ = ["Block", "Net", "Relation", "Tensor", "block", "blocks", "catalogue", "need", "relation", "relations"]

@@ -24,8 +24,11 @@ def blocks(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    for r in rows:
+    for r in (r for r in rows if not r["reason"]):
         dims = "/".join(f"{d}-D" for d in r["dims"])
         relations = f"  relations: {', '.join(r['relations'])}" if r["relations"] else ""
         typer.echo(f"{r['id']:36} {r['family']:24} {dims:12} {r['title']}{relations}")
-    typer.echo(f"{len(rows)} blocks, {sum(len(r['relations']) for r in rows)} relations")
+    missing = [r for r in rows if r["reason"]]
+    typer.echo(
+        f"{len(rows) - len(missing)} blocks, {sum(len(r['relations']) for r in rows)} relations; {len(missing)} rows of the catalogue without one (--json says why)"
+    )
