@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from specs.blocks.context_modules import pre_act
 
+from specs.blocks.context_modules import pre_act
 from specs.blocks.layers import (
     act,
     add,
@@ -52,6 +52,16 @@ def dilated_context_module(net: Any, x: Any) -> Any:
     """Dilations 1, 1, 2, 4, 8, 16, 1 with padding, then 1x1; stresses pads larger than the map."""
     wide = net.pick(([4] * 7, [4, 4, 8, 16, 16, 16, 4]))
     return pointwise(net, dilated_stack(net, pointwise(net, x, 4), (1, 1, 2, 4, 8, 16, 1), wide), 4, bias=True)
+
+
+@block("dilated-context-module/net", DILATED, seeds=["000:51"], dims=(2, 3), hazards="most taps in the padding")
+def dilated_context_net(net: Any, x: Any) -> Any:
+    """A front end of one pooling and dilations in place of further ones, the context module on its class maps, resized."""
+    y = act(net, conv(net, act(net, conv(net, x, 8, 3, bias=True)), 8, 3, bias=True))
+    y = pool(net, y, "MaxPool") if min(spatial(y)) > 1 else y
+    y = pointwise(net, dilated_stack(net, y, (2, 4), (8, 8)), 4, bias=True)
+    y = pointwise(net, dilated_stack(net, y, (1, 1, 2, 4, 8, 16, 1), [4] * 7), 4, bias=True)
+    return softmax(net, resize(net, y, spatial(x), "linear"), 1)
 
 
 @block("dilated-context-module/reflected", DILATED, seeds=["000:51"], dims=(1, 2), hazards="reflection by nearly the size")
