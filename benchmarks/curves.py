@@ -17,6 +17,7 @@ from benchmarks.cases import Outputs, Prepared, answer, bits, stream
 from benchmarks.noise import SIZES, implementations
 from benchmarks.seeded import FIXED, TESTING, visible
 from oracles.faults import faults
+from specs.program import to_numpy
 
 FOLDER = Path("build/curves")
 RULES = ("ball", "spread", *FIXED, "testing", "same")
@@ -32,7 +33,7 @@ def scores(p: Prepared, name: str, got: Any, low: Any) -> dict[str, float]:
         return {}
     if tuple(got.shape) != tuple(value.shape):
         return {} if worst is not None and not bool((worst < math.inf).any()) else dict.fromkeys(RULES, math.inf)
-    a, b = got.astype(np.float64), value.numpy().astype(np.float64)
+    a, b = got.astype(np.float64), to_numpy(value, want.format).astype(np.float64)
     with np.errstate(all="ignore"):
         error = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.nan_to_num(np.abs(a - b), nan=math.inf))
         found = dict.fromkeys(("ball", "spread"), math.inf if worst is None and error.any() else 0.0)

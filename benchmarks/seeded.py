@@ -20,6 +20,7 @@ from oracles.judge import judge_outcomes
 from oracles.records import Outcome, Verdict
 from oracles.rewriting import Run
 from specs.operator import operators
+from specs.program import to_numpy
 
 SIZES = (1, 1, 2, 3, 5, 10)
 #: Drawn beside the operator in question.
@@ -180,7 +181,7 @@ def peers(p: Prepared, outputs: Outputs, low: Outputs | None) -> dict[str, bool]
         if tuple(got.shape) != tuple(value.shape):
             said = dict.fromkeys(said, True)
             continue
-        a, b = got.astype(np.float64), value.numpy().astype(np.float64)
+        a, b = got.astype(np.float64), to_numpy(value, want.format).astype(np.float64)
         for rule, (rtol, atol) in {**FIXED, "testing": TESTING.get(want.format.name, (0.0, 0.0))}.items():
             said[rule] |= not np.allclose(a, b, rtol, atol, equal_nan=True)
         said["same"] |= not _same(a, b, (low or {}).get(name), want.format.name)
