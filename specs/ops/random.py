@@ -143,12 +143,19 @@ def _trains(a: Node, training: Tensor | None) -> bool:
     return training is not None and bool(training)
 
 
+def _kept(a: Node, shape: Sequence[int], rate: float) -> Tensor:
+    """With a seed, the sample of numpy's generator of this seed, as in ONNX's own tests."""
+    if a.seed is None:
+        return _uniform(a, shape) >= rate
+    return torch.from_numpy(np.asarray(np.random.RandomState(int(a.seed)).uniform(0, 1, tuple(shape)) >= rate))
+
+
 def _dropout(a: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> tuple[Tensor, Tensor]:
     rate = (0.5 if a.ratio is None else a.ratio) if ratio is None else float(ratio)
     kind = torch.bool if a.version >= 10 else x.dtype
     if rate == 0 or not _trains(a, training):
         return x, torch.ones(x.shape, dtype=kind)
-    keep = _uniform(a, x.shape) >= rate
+    keep = _kept(a, x.shape, rate)
     return torch.where(keep, x / (1 - rate), 0), keep.to(kind)
 
 
