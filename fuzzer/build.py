@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -47,6 +47,7 @@ class Builder(Choices):
             if value.elements > self.growth.elements:
                 raise Misfit(f"{op}: {value.elements} elements")
             made.append(value)
+        _unchecked(op, given, attrs, made[0])
         for v in given:
             if v is not None:
                 v.uses += 1
@@ -69,6 +70,17 @@ class Builder(Choices):
 
     def input(self, *dims: int) -> Value:
         return self.growth.make("x", self.form, tuple(dims), "input")
+
+
+def _unchecked(op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any], y: Value) -> None:
+    """What ONNX's inference lets pass: channels of a convolution, the number of elements of a Reshape. Raises Misfit."""
+    x, w = inputs[0] if inputs else None, inputs[1] if len(inputs) > 1 else None
+    if op == "Reshape" and x is not None and x.elements != y.elements:
+        raise Misfit(f"Reshape: {x.elements} elements into {y.elements}")
+    if op in ("Conv", "ConvTranspose") and x is not None and w is not None:
+        wanted = (w.shape[1] or 0) * attrs.get("group", 1) if op == "Conv" else w.shape[0]
+        if x.shape[1] != wanted:
+            raise Misfit(f"{op}: {x.shape[1]} channels where the weight wants {wanted}")
 
 
 def _inferred(
