@@ -78,7 +78,7 @@ def _plain(origin: Any) -> dict[str, Any]:
 
 
 def _table(verdicts: tuple[Verdict, ...]) -> str:
-    rows = [("backend", "verdict", "output", "got", "expected", "error / bound", "")]
+    rows: list[tuple[str, ...]] = [("backend", "verdict", "output", "got", "expected", "error / bound", "")]
     for v in verdicts:
         where = f"{v.output}{list(v.element) if v.element else ''}"
         numbers = ["" if n is None else f"{n:.6g}" if isinstance(n, float) else str(n) for n in (v.got, v.expected, v.ratio)]
