@@ -86,6 +86,10 @@ class Growth:
     # insertion ----------------------------------------------------------------------------------------------------
     def insert(self, prefer: Sequence[Value] = ()) -> list[Value]:
         """One operator forward, on the first of `prefer` that fits; returns its outputs, nothing when no draw fitted."""
+        together = getattr(self.source, "together", None)
+        return self._insert(prefer) if together is None else together(lambda: self._insert(prefer))
+
+    def _insert(self, prefer: Sequence[Value]) -> list[Value]:
         for _ in range(REDRAWS):
             focus = prefer[0] if prefer else None
             try:
