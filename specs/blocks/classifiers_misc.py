@@ -78,7 +78,10 @@ def two_point_encoding(net: Any, x: Any) -> Any:
 
 
 @block(
-    "caffenet", "Land Use Classification in Remote Sensing Images by Convolutional Neural Network", seeds=["002:445"], hazards="squares, windows partly outside"
+    "caffenet",
+    "Land Use Classification in Remote Sensing Images by Convolutional Neural Networks",
+    seeds=["002:445"],
+    hazards="squares, windows partly outside",
 )
 def caffenet(net: Any, x: Any) -> Any:
     """Grouped convolution, overlapping pooling, then response normalisation; stresses LRN across channel edges and ceil mode."""
@@ -95,7 +98,7 @@ def inception(net: Any, x: Any) -> Any:
     return act(net, concat(net, *branches))
 
 
-@block("caffenet/net", "Land Use Classification in Remote Sensing Images by Convolutional Neural Network", seeds=["002:445"])
+@block("caffenet/net", "Land Use Classification in Remote Sensing Images by Convolutional Neural Networks", seeds=["002:445"])
 def caffenet_net(net: Any, x: Any) -> Any:
     """Strided stem, two grouped stages, dense layers."""
     y = act(net, conv(net, fitted(net, x, 23), 8, 5, s=2, pad=0, bias=True))

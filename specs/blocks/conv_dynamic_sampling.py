@@ -48,7 +48,8 @@ def _read(net: Any, x: Any, dy: Any, dx: Any, k: int, form: str) -> Any:
     n, c, h, w = x.shape
     rows, columns = (net("Add", net.const(base), move) for base, move in zip(_taps(h, w, k), (dy, dx), strict=True))
     flat = [net("Expand", v, net.ints([n, k * k, h, w])) if tuple(v.shape) != (n, k * k, h, w) else v for v in (rows, columns)]
-    taken = sampled(net, x, *[reshape(net, v, [n, k * k * h * w]) for v in flat], form)
+    y, z = (reshape(net, v, [n, k * k * h * w]) for v in flat)
+    taken = sampled(net, x, y, z, form)
     return reshape(net, taken, [n, c, k * k, h, w])
 
 
@@ -132,7 +133,7 @@ def deformable_dilation(net: Any, x: Any) -> Any:
     n, c, h, w = x.shape
     kernel, grid = net.weight(6, c, 3, 3), net.const(np.full((n, 1, h, w), float(d - 1)))
     moves = [mul(net, grid, net.const(np.array(v, float).reshape(9, 1, 1))) for v in (np.repeat([-1, 0, 1], 3), np.tile([-1, 0, 1], 3))]
-    return _mix(net, _read(net, x, *moves, 3, "gather"), kernel), conv_with(net, x, kernel, d=d)
+    return _mix(net, _read(net, x, moves[0], moves[1], 3, "gather"), kernel), conv_with(net, x, kernel, d=d)
 
 
 @relation("codenet-deformable-conv/operator", of="codenet-deformable-conv")
@@ -142,6 +143,24 @@ def deformable_operator(net: Any, x: Any) -> Any:
     x = narrow(net, x, 4)
     o, w = conv(net, x, 18, 3), net.weight(6, channels(x), 3, 3)
     return deformable(net, x, o, w, "operator"), deformable(net, x, o, w, "gather")
+
+
+@relation("codenet-deformable-conv/grid-sample", of="codenet-deformable-conv")
+def deformable_grid(net: Any, x: Any) -> Any:
+    """GridSample on normalised positions (opset 16 on) = the gather form."""
+    need(net.opset >= 16, "GridSample exists from opset 16 on")
+    x = narrow(net, x, 4)
+    o, w = conv(net, x, 18, 3), net.weight(6, channels(x), 3, 3)
+    return deformable(net, x, o, w, "grid"), deformable(net, x, o, w, "gather")
+
+
+@relation("codenet-deformable-conv/clip-inactive", of="codenet-deformable-conv")
+def deformable_clip(net: Any, x: Any) -> Any:
+    """Bounding offsets that are within the bound changes nothing."""
+    x = narrow(net, x, 4)
+    o, w = act(net, conv(net, x, 18, 3), "Tanh"), net.weight(6, channels(x), 3, 3)
+    bounded = net("Clip", o, net.const(-2.0), net.const(2.0))
+    return deformable(net, x, bounded, w, "gather"), deformable(net, x, o, w, "gather")
 
 
 @relation("codenet-deformable-conv/delta-taps", of="codenet-deformable-conv")

@@ -157,14 +157,17 @@ def lsq_quant(net: Any, x: Any) -> Any:
 
 
 def _im2win(net: Any, x: Any, w: Any, s: int) -> Any:
-    """Valid convolution by windows in order: rows interleaved column by column, then a convolution along one axis."""
-    n, c, h, wide = x.shape
-    o, _, kh, kw = w.shape
+    """Valid convolution by windows in order: rows interleaved column by column, then a convolution along the last axis."""
+    n, c, h = x.shape[:3]
+    o, kh, rank = w.shape[0], w.shape[2], len(w.shape) - 2
     rows = (h - kh) // s + 1
     taken = [net("Slice", x, net.ints([u]), net.ints([u + (rows - 1) * s + 1]), net.ints([2]), net.ints([s])) for u in range(kh)]
-    windows = reshape(net, concat(net, *[net("Unsqueeze", t, net.ints([4])) for t in taken], axis=4), [n, c, rows, wide * kh])
+    windows = concat(net, *[net("Unsqueeze", t, net.ints([rank + 2])) for t in taken], axis=rank + 2)
+    if rank == 1:
+        return net("Conv", reshape(net, windows, [n, c, rows * kh]), w, kernel_shape=[kh], strides=[kh])
+    kw = w.shape[3]
     flat = reshape(net, transpose(net, w, [0, 1, 3, 2]), [o, c, 1, kw * kh])
-    return net("Conv", windows, flat, kernel_shape=[1, kw * kh], strides=[1, s * kh])
+    return net("Conv", reshape(net, windows, [n, c, rows, x.shape[3] * kh]), flat, kernel_shape=[1, kw * kh], strides=[1, s * kh])
 
 
 def _im2col(net: Any, x: Any, w: Any) -> Any:
@@ -174,18 +177,18 @@ def _im2col(net: Any, x: Any, w: Any) -> Any:
     return reshape(net, net("MatMul", reshape(net, w, [w.shape[0], -1]), columns), [x.shape[0], w.shape[0], *spatial(x)])
 
 
-@block("im2win-conv", "Im2win: An Efficient Convolution Paradigm on GPU", seeds=["003:127"], hazards="order of a long reduction")
+@block("im2win-conv", "Im2win: An Efficient Convolution Paradigm on GPU", seeds=["003:127"], dims=(1, 2), hazards="order of a long reduction")
 def im2win_conv(net: Any, x: Any) -> Any:
     """Convolution as strided slices, a reshape and a convolution along one axis with a long kernel and a large stride."""
     x, s = narrow(net, x, 8), net.pick((1, 2))
-    return act(net, _im2win(net, x, net.weight(8, channels(x), net.pick((3, 1, 5)), net.pick((3, 1, 5))), s))
+    return act(net, _im2win(net, x, net.weight(8, channels(x), *[net.pick((3, 1, 5)) for _ in x.shape[2:]]), s))
 
 
-@relation("im2win-conv/direct", of="im2win-conv")
+@relation("im2win-conv/direct", of="im2win-conv", dims=(1, 2))
 def im2win_direct(net: Any, x: Any) -> Any:
     """Windows in order = the convolution."""
     x, s = narrow(net, x, 8), net.pick((1, 2))
-    w = net.weight(8, channels(x), net.pick((3, 1, 5)), net.pick((3, 1, 5)))
+    w = net.weight(8, channels(x), *[net.pick((3, 1, 5)) for _ in x.shape[2:]])
     return _im2win(net, x, w, s), conv_with(net, x, w, s=s, pads=0)
 
 

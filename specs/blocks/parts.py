@@ -173,7 +173,7 @@ def sampled(net: Any, x: Any, y: Any, z: Any, form: str) -> Any:
     """`bilinear` by gathers, or by GridSample on normalised coordinates (H, W > 1, opset 16 on)."""
     if form == "gather":
         return bilinear(net, x, y, z)
-    grid = [offset(net, scale(net, v, 2.0 / (m - 1)), -1.0) for v, m in ((z, x.shape[3]), (y, x.shape[2]))]
+    grid = [offset(net, net("Div", scale(net, v, 2.0), net.const(float(m - 1))), -1.0) for v, m in ((z, x.shape[3]), (y, x.shape[2]))]
     pairs = concat(net, *[reshape(net, v, [y.shape[0], 1, y.shape[1], 1]) for v in grid], axis=3)
     kind = "linear" if net.opset >= 20 else "bilinear"
     return reshape(net, net("GridSample", x, pairs, mode=kind, padding_mode="zeros", align_corners=1), [x.shape[0], x.shape[1], y.shape[1]])
