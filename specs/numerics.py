@@ -105,10 +105,12 @@ def quadrature(*radii: Any) -> Any:
     present = [r for r in radii if r is not None]
     if len(present) < 2:
         return present[0] if present else None
-    total = present[0] * present[0]
+    import torch
+
+    total = present[0]
     for r in present[1:]:
-        total = total + r * r
-    return total.sqrt()
+        total = torch.hypot(total, r)
+    return total
 
 
 def both(inherited: Radii, local: Any) -> Radii:
@@ -121,7 +123,8 @@ def local(policy: Policy, form: Format | None, y: Tensor, k: float = 1.0, m: flo
     u = policy.u(form)
     if not u:
         return None
-    return y.abs() * (k * u) + (m * u + policy.eta(form)) if m else y.abs() * (k * u) + (y != 0) * policy.eta(form)
+    own = y.abs().mul_(k * u).add_(m * u + policy.eta(form)) if y.is_floating_point() else y.abs() * (k * u) + (m * u + policy.eta(form))
+    return own if m else own.masked_fill_(y == 0, 0.0)
 
 
 def gamma(n: float, u: float) -> float:
@@ -148,6 +151,8 @@ def finite(r: Tensor) -> Tensor:
 
 def settle(r: Tensor) -> Tensor:
     """The way back: NaN and anything huge is undecided."""
+    if r.numel() and bool(r.amax() <= 1e290):  # nothing to do, as almost always; a NaN compares as False
+        return r
     return r.nan_to_num(nan=INF, posinf=INF).masked_fill(r > 1e290, INF)
 
 
