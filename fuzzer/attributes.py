@@ -33,7 +33,7 @@ ACTIVATIONS = "Affine Elu HardSigmoid LeakyRelu Relu ScaledTanh Sigmoid Softplus
 #: `!` first: the operator cannot do without it although its schema says that it is optional. Empty: never to be drawn, see NOT.
 RULES: dict[str, str] = {
     **dict.fromkeys(
-        ["align_corners", "allowzero", "antialias", "ceil_mode", "center_point_box", "count_include_pad", "detect_negative", "detect_positive", "do_rotary", "exclude_outside", "exclusive", "fmod", "input_forget", "interleaved", "inverse", "is_causal", "keepdims", "largest", "layout", "linear_before_reset", "new_axis", "noop_with_empty_axes", "onesided", "periodic", "reverse", "rotary_interleaved", "saturate", "select_last_index", "smooth_softmax", "sorted", "storage_order", "training_mode", "transA", "transB", "transBatchA", "transBatchB", "unidirectional", "upper", "batch_axis", "time_axis", "is_case_sensitive", "channels_last", "per_channel_quantization", "reduce_range"],
+        ["align_corners", "allowzero", "antialias", "ceil_mode", "center_point_box", "count_include_pad", "detect_negative", "detect_positive", "do_rotary", "exclude_outside", "exclusive", "fmod", "input_forget", "interleaved", "inverse", "is_causal", "keepdims", "largest", "layout", "linear_before_reset", "new_axis", "noop_with_empty_axes", "onesided", "periodic", "reverse", "rotary_interleaved", "saturate", "select_last_index", "smooth_softmax", "sorted", "storage_order", "training_mode", "transA", "transB", "transBatchA", "transBatchB", "unidirectional", "upper", "batch_axis", "time_axis", "is_case_sensitive", "channels_last", ],
         FLAG,
     ),
     **dict.fromkeys(["axis", "end", "start", "k", "ignore_index", "value_int"], AXIS),
@@ -68,7 +68,7 @@ RULES: dict[str, str] = {
     "right_window_size": "negative 0 1 2+", "local_window_size": "negative 1 2+", "rotary_embedding_dim": "0 2+", "softcap": "default positive", "LpNormalization.p": "=1 =2",
     "Attention.num_heads": "!1 2+", "RotaryEmbedding.num_heads": "1 2+", "MultiHeadAttention.num_heads": "!1 2+", "GroupQueryAttention.num_heads": "!1 2+",
     "GroupQueryAttention.kv_num_heads": "!1 2+", "FusedConv.activation": "Relu Tanh Sigmoid LeakyRelu Clip HardSigmoid", "activation_params": "length1 length2", "mask_index_type": "0", "activation_gamma": "",
-    "FusedGemm.activation": "!Relu Tanh Sigmoid LeakyRelu", "FusedGemm.activation_alpha": "positive", "FusedGemm.activation_beta": "",
+    "FusedGemm.alpha": REAL, "FusedGemm.beta": REAL, "FusedGemm.activation": "!Relu Tanh Sigmoid LeakyRelu", "FusedGemm.activation_alpha": "positive", "FusedGemm.activation_beta": "",
     "LinearAttention.q_num_heads": "!1 2+", "LinearAttention.kv_num_heads": "!1 2+", "state_window": "0",
     "update_rule": "linear gated delta gated_delta", "mode": "TF IDF TFIDF", "case_change_action": "NONE LOWER UPPER", "maxsplit": "negative 0 1 2+", "locale": "given",
     "stopwords": "given", "pool_strings": "given", "weights": LENGTHS, **dict.fromkeys(["ngram_counts", "ngram_indexes", "pool_int64s"], f"{LENGTHS} 0 1 2+"),

@@ -27,15 +27,19 @@ STATES = ("implemented", "wrong", "failing", "refused")
 
 @dataclass
 class Support:
-    """Ends seen for one operator and its formats: {"implemented": 3, "refused": 1}, and a message of the worst of them."""
+    """Ends seen for one operator and its formats: {"implemented": 3, "refused": 1}, and the last message of each."""
 
     seen: Counter[str] = field(default_factory=Counter)
-    message: str = ""
+    messages: dict[str, str] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
         """Wrong once is wrong; implemented when it ever ran; what only failed or was only refused is that."""
         return next((s for s in ("wrong", "implemented", "failing") if self.seen[s]), "refused")
+
+    @property
+    def message(self) -> str:
+        return self.messages.get(self.state, "")
 
 
 def measure(
@@ -77,8 +81,7 @@ def _probe(op: Operator, seed: int, target: Target, matrix: dict[str, Support], 
             end, message = "wrong", f"{findings[0].verdict}: {findings[0].message or f'got {findings[0].got}, expected {findings[0].expected}'}"
         else:
             end, message = "implemented", ""
-        if STATES.index(end) >= max((STATES.index(s) for s in support.seen), default=0):
-            support.message = " ".join(message.split())[:160]
+        support.messages[end] = " ".join(message.split())[:160]
         support.seen[end] += 1
 
 

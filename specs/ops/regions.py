@@ -40,7 +40,7 @@ def max_unpool(g: Draw) -> Rule:
     if not known(*x):
         raise Misfit("MaxUnpool: indices need known sizes")
     n, c, *space = x
-    kernel = [g.pick((2, 3, 1)) for _ in space]
+    kernel = [g.pick((2, 3, 1) if len(space) < 3 else (1, 2)) for _ in space]
     cut = [g.choose(k) if g.flag(0.5) else 0 for k in kernel]  # what pads take from the last window
     out = [d * k - less for d, k, less in zip(space, kernel, cut, strict=True)]
     g.require(n * c * math.prod(out) <= ROOM)
