@@ -66,8 +66,8 @@ def _batch_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
     column = [-1, *[1] * (x.dim() - 2)]
     scale, bias, mean, var = (shaped(b, column) for b in balls[1:5])
     assert data is not None and scale is not None and bias is not None and mean is not None and var is not None
-    # Even a strict backend computes with statistics in the format they are given in, halves aside.
-    wide = [f for f in node.in_formats if f is not None and f.bits >= 32]
+    # Even a strict backend computes with statistics in the format they are given in, those in halves in float32.
+    wide = [f if f.bits >= 32 else FLOAT for f in node.in_formats if f is not None]
     used = widest(*node.in_formats) if policy.half_accumulation else widest(node.out_formats[0], *wide)
     if _training(node):
         return _trained(node, policy, used, data, scale, bias, mean, var, ys)
