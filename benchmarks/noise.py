@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks import Figures, Scale, benchmark
 from benchmarks.cases import Outputs, Prepared, answer, bits, stream, table
 from oracles.compare import compare
-from oracles.plugin import find
+from oracles.plugin import find, parse
+from oracles.pool import run
 from oracles.records import Outcome, Verdict
 from oracles.rewriting import compiled
 from oracles.second import second_opinion
@@ -30,14 +31,11 @@ def implementations(p: Prepared) -> Iterator[tuple[str, Callable[[Mapping[str, n
 
 
 def real(p: Prepared) -> Iterator[tuple[str, Outputs]]:
-    """Clean runs of ONNX Runtime without and with all optimisations. What it cannot run is no concern of this benchmark."""
-    from oracles.plugin import parse
-    from oracles.pool import run
-
-    if find("onnxruntime").available():
-        for o in run(p.case, parse("onnxruntime:off+all")):
-            if o.status == "ok" and o.outputs is not None:
-                yield f"onnxruntime-{o.setting}", o.outputs
+    """Clean runs of ONNX Runtime without and with all optimisations, and of TVM, which takes seconds, on the smallest networks."""
+    wanted = [w for w, few in (("onnxruntime:off+all", False), ("tvm:default", True)) if find(w.split(":")[0]).available() and (p.nodes < 3 or not few)]
+    for o in run(p.case, parse(",".join(wanted))) if wanted else ():
+        if o.status == "ok" and o.outputs is not None:
+            yield f"{o.backend}-{o.setting}", o.outputs
 
 
 def strict(name: str, p: Prepared) -> bool:
@@ -79,7 +77,7 @@ def noise(scale: Scale) -> Figures:
             if outputs is None:
                 continue
             for before, after in accusations(p, outputs, strict(name, p), seen, counts):
-                compiler = name.startswith("onnxruntime")
+                compiler = name.startswith(("onnxruntime", "tvm"))
                 who = "compiler" if compiler else "variant"
                 counts[f"{before.grade}_{who}"] += 1
                 counts[f"{after.grade}_{who}_after"] += after.verdict in VALUES

@@ -13,7 +13,7 @@ from fuzzer.generate import generate_from
 from fuzzer.grow import Menu
 from fuzzer.menus import avoided
 from fuzzer.sources import Seeded
-from oracles.blame import switches
+from oracles.backends.onnxruntime import fired
 from oracles.records import Case
 
 PLAIN = Menu(avoid=avoided("onnxruntime") | avoided("tvm"))
@@ -31,7 +31,7 @@ def passes(scale: Scale) -> Figures:
             made = generate_from(Seeded("passes", cases), 2 + cases % 9, menu, check=False)
             cases += 1
             if made.found.safe:
-                ort.update(switches(made.case, "onnxruntime", "all"))
+                ort.update(fired(made.case.model))
                 if cases % 4 == 0:
                     tvm.update(_changing(made.case))
         figures |= {f"cases_{arm}": cases, f"onnxruntime_transformers_{arm}": len(ort), f"tvm_passes_{arm}": len(tvm)}
