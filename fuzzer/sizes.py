@@ -24,6 +24,8 @@ from specs.rule import Unsupported, UsageError
 SETS = 2  # further sizes, at most
 TRIES = 3
 LARGEST = 8192  # elements of an input
+#: How a meaning says that sizes do not fit.
+MISFITS = (RuntimeError, IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError, UsageError, Unsupported)
 
 
 def more_sizes(network: Network, model: onnx.ModelProto, program: Program, contents: Mapping[str, np.ndarray], source: Source) -> list[dict[str, np.ndarray]]:
@@ -73,7 +75,7 @@ def _valid(network: Network, model: onnx.ModelProto, program: Program, contents:
             return False
         with torch.no_grad():
             values = program.run(leaves, keep=True)
-    except (RuntimeError, IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError, UsageError, Unsupported):  # how a meaning says that sizes do not fit
+    except MISFITS:
         return False
     have = {name: tuple(v.shape) for name, v in values.items() if isinstance(v, torch.Tensor)}
     return all(len(have[n]) == len(s) and all(a == b or b is None for a, b in zip(have[n], s, strict=True)) for n, s in shapes.items() if n in have)

@@ -32,7 +32,7 @@ def coverage(
     else:
         with bar("drawing") as step:
             counts = fresh(draws, names, step)
-        source = f"{sum(n for (c, p), n in counts.items() if ' ' not in p):,} fresh draws"
+        source = f"{sum(n for (_, p), n in counts.items() if ' ' not in p):,} fresh draws"
     rows = table(counts, names)
     if page is not None:
         page.write_text(html(rows, source))

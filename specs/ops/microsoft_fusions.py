@@ -24,7 +24,8 @@ HALVES = [FLOAT, FLOAT16]
 WINDOW = {"auto_pad": "NOTSET", "dilations": list[int], "group": 1, "kernel_shape": list[int], "pads": list[int], "strides": list[int]}
 declare("FusedConv", "X:T W:T B:T? Z:T?", "Y:T", {**WINDOW, "activation": str, "activation_params": list[float]}, T=[FLOAT16, FLOAT, DOUBLE])
 declare("FusedGemm", "A:T B:T C:T?", "Y:T",
-        {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "activation": str, "activation_alpha": float, "activation_beta": float, "activation_gamma": float},
+        {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "activation": str}
+        | {"activation_alpha": float, "activation_beta": float, "activation_gamma": float},
         T=HALVES)  # fmt: skip
 declare("EmbedLayerNormalization",
         "input_ids:T1 segment_ids:T1? word_embedding:T position_embedding:T segment_embedding:T? gamma:T beta:T mask:T1? position_ids:T1?",
@@ -87,10 +88,12 @@ def _rows(ids: Tensor, segments: Any, positions: Any) -> list[Any]:
     return [ids, at, segments]
 
 
-def _embed(a: Node, ids: Tensor, segments: Any, words: Tensor, places: Tensor, kinds: Any, gamma: Tensor, beta: Tensor, mask: Any = None, positions: Any = None) -> Any:
+def _embed(
+    a: Node, ids: Tensor, segments: Any, words: Tensor, places: Tensor, kinds: Any, gamma: Tensor, beta: Tensor, mask: Any = None, positions: Any = None
+) -> Any:
     """Words, places and segments are looked up, summed and normalised; the second result counts the ones of each mask."""
-    w, p, s = (None if i is None else t[i.long()] for t, i in zip((words, places, kinds), _rows(ids, segments, positions), strict=True))
-    y, _, _, total = skip_meaning(a, w, p, gamma, beta, s, results=4)
+    found: list[Any] = [None if i is None else t[i.long()] for t, i in zip((words, places, kinds), _rows(ids, segments, positions), strict=True)]
+    y, _, _, total = skip_meaning(a, found[0], found[1], gamma, beta, found[2], results=4)
     count = torch.zeros(ids.shape[0], dtype=torch.int32) if mask is None else (mask == 1).sum(1).to(torch.int32)
     return (y, count, total)[: max(1, len(a.outputs))]
 

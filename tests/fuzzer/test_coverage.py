@@ -41,7 +41,9 @@ def test_the_universe_follows_the_schema() -> None:
 def test_rules_are_of_attributes_that_exist() -> None:
     from specs import schema
 
-    names = {a for o in operators().values() for opset in range(13, 29) if (s := schema.schema(o.name, o.domain, opset if not o.domain else 1)) for a in s.attributes}
+    names = {
+        a for o in operators().values() for opset in range(13, 29) if (s := schema.schema(o.name, o.domain, opset if not o.domain else 1)) for a in s.attributes
+    }
     unknown = {r.rsplit(".", 1)[-1] for r in RULES} - names
     assert not unknown
     assert all(len(reason) > 10 for reason in NOT.values())

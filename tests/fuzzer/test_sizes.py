@@ -12,12 +12,12 @@ import torch
 from fuzzer.generate import Generated, generate_from
 from fuzzer.grow import Menu
 from fuzzer.sources import Seeded
+from oracles.adjoint import weigher
 from oracles.backends.onnxruntime import warm
 from oracles.judge import at_each_size, judge_outcomes
 from oracles.plugin import backends, find
 from oracles.records import Case, Outcome
 from oracles.reference import reference
-from oracles.adjoint import weigher
 from oracles.worker import answer
 from specs.program import Program
 

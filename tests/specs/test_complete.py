@@ -62,11 +62,11 @@ def test_reasons_are_given() -> None:
 @pytest.mark.backends
 def test_nobody_implements_image_decoder() -> None:
     """Should this fail, ImageDecoder wants a drawing."""
+    import numpy as np
+
     from oracles.plugin import backends
     from oracles.pool import run
     from oracles.records import Case
-
-    import numpy as np
 
     node = onnx.helper.make_node("ImageDecoder", ["x"], ["y"])
     x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UINT8, s) for n, s in (("x", [10]), ("y", [None, None, 3])))
