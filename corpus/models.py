@@ -44,6 +44,7 @@ def check_model(path: Path, model: onnx.ModelProto, memory: int = MEMORY) -> Non
     _order(path, model.graph, set())
     for f in model.functions:
         _sorted(path, f"function '{f.name}'", list(f.node), set(f.input))
+    _inferable(path, model)
     _checker(path, model, bool(outside))
     limits.check_declared(path, model, memory)
     for t in outside:
@@ -232,6 +233,29 @@ def _cycle(nodes: list[onnx.NodeProto], known: set[str]) -> list[str]:
 def label(node: onnx.NodeProto) -> str:
     """A node as a sentence names it."""
     return f"node '{node.name}' ({node.op_type})" if node.name else f"a {node.op_type} node"
+
+
+def _inferable(path: Path, model: onnx.ModelProto) -> None:
+    """The inference of onnx 1.23 kills the process where one of two operators meets an operand of which it knows no type."""
+    if all(_domain(n.domain) == "" for n in walk.all_nodes(model.graph.node)):
+        return
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    taken = list[onnx.NodeProto]()
+    for graph in walk.graphs(bare.graph):
+        risky = [n for n in graph.node if n.op_type == "RegexFullMatch" or (n.op_type == "EyeLike" and any(a.name == "dtype" for a in n.attribute))]
+        taken += risky
+        for n in risky:
+            graph.node.remove(n)
+    if not taken:
+        return
+    inferred = onnx.shape_inference.infer_shapes(bare)
+    typed = {o for n in taken for o in n.output}
+    for graph in walk.graphs(inferred.graph):
+        typed |= {t.name for t in graph.initializer} | {v.name for v in (*graph.input, *graph.value_info, *graph.output) if v.type.WhichOneof("value")}
+    for n in taken:
+        if n.input and n.input[0] not in typed:
+            raise UsageError(f"{path}: ONNX cannot infer the type of '{n.input[0]}', which {label(n)} reads; declare it in the model's value_info")
 
 
 def _checker(path: Path, model: onnx.ModelProto, external_data: bool) -> None:

@@ -24,7 +24,6 @@ from specs.program import Program
 from triage.cause import cause_key
 from triage.interest import reduced
 
-
 SLOW = ("hang", "oom")
 
 

@@ -34,7 +34,7 @@ def lowered(program: Program) -> Program:
 
 
 def _lowered(graph: Graph) -> Graph:
-    constants = {k: (form, t.to(form.torch) if isinstance(t, torch.Tensor) and form.is_float else t) for k, (form, t) in graph.constants.items()}
+    constants = {k: (form, t.to(form.torch) if form.is_float else t) for k, (form, t) in graph.constants.items()}
     nodes = list[Any]()
     for node in graph.nodes:
         other = copy.copy(node)

@@ -19,7 +19,11 @@ from specs.schema import declared
 
 MICROSOFT = "com.microsoft"
 _KINDS: dict[Any, OpSchema.AttrType] = {
-    int: OpSchema.AttrType.INT, float: OpSchema.AttrType.FLOAT, str: OpSchema.AttrType.STRING, list[int]: OpSchema.AttrType.INTS, list[float]: OpSchema.AttrType.FLOATS
+    int: OpSchema.AttrType.INT,
+    float: OpSchema.AttrType.FLOAT,
+    str: OpSchema.AttrType.STRING,
+    list[int]: OpSchema.AttrType.INTS,
+    list[float]: OpSchema.AttrType.FLOATS,
 }  # fmt: skip
 _OPTIONS = {"?": OpSchema.FormalParameterOption.Optional, "*": OpSchema.FormalParameterOption.Variadic}
 

@@ -30,5 +30,6 @@ def blocks(
         typer.echo(f"{r['id']:36} {r['family']:24} {dims:12} {r['title']}{relations}")
     missing = [r for r in rows if r["reason"]]
     typer.echo(
-        f"{len(rows) - len(missing)} blocks, {sum(len(r['relations']) for r in rows)} relations; {len(missing)} rows of the catalogue without one (--json says why)"
+        f"{len(rows) - len(missing)} blocks, {sum(len(r['relations']) for r in rows)} relations; "
+        f"{len(missing)} rows of the catalogue without one (--json says why)"
     )

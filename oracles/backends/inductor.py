@@ -144,7 +144,8 @@ def inductor(model: bytes, setting: str) -> Compiled:
 
     def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         values = _tensors(program, feeds)
-        if compiled is None or compiled.shapes != [v.shape for v in values.values()] or (compiled.looked_at and any(not same(a, feeds[name]) for name, a in compiled.looked_at.items())):
+        other = compiled is None or compiled.shapes != [v.shape for v in values.values()]
+        if compiled is None or other or any(not same(a, feeds[name]) for name, a in compiled.looked_at.items()):
             prepare(feeds)
         assert compiled is not None
         with torch.no_grad():

@@ -108,6 +108,12 @@ def optimisers(model: bytes, setting: str) -> list[str]:
     return [n for name in names for n in _RULES.get(name, [name])]
 
 
+def fired(model: bytes, setting: str = "all") -> list[str]:
+    """Names of the graph transformers that changed this model; nothing for one that does not load."""
+    found, loaded = _logged(model, setting, "1")
+    return found if loaded else []
+
+
 def _logged(model: bytes, setting: str, modified: str) -> tuple[list[str], bool]:
     loaded = True
     with tempfile.TemporaryFile() as log:

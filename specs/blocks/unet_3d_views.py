@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from specs.blocks.unet_3d_wavelets import few
-
 from specs.blocks.channel_spatial_gates import cbam
 from specs.blocks.layers import (
     act,
@@ -39,6 +37,7 @@ from specs.blocks.u_shapes import (
     u_shape,
     unit,
 )
+from specs.blocks.unet_3d_wavelets import few
 from specs.net import block
 
 DISGAN = "DISGAN: Wavelet-informed Discriminator Guides GAN to MRI Super-resolution with Noise Cleaning"

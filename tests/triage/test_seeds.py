@@ -27,4 +27,6 @@ def test_seed(path: Path) -> None:
     found = {v.verdict for v in judged(case, run(case, [Target(seed["backend"], settings)])) if v.setting == seed["setting"]}
     if seed["verdict"] not in found and backend.version() != seed["version"]:
         pytest.skip(f"gone in {seed['backend']} {backend.version()}: {sorted(found)}")
-    assert seed["verdict"] in found, f"{seed['title']}: now {sorted(found)}; replay with: fuzz check {path.parent} --backends {seed['backend']}:{seed['setting']}"
+    assert seed["verdict"] in found, (
+        f"{seed['title']}: now {sorted(found)}; replay with: fuzz check {path.parent} --backends {seed['backend']}:{seed['setting']}"
+    )
