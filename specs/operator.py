@@ -135,9 +135,9 @@ def load() -> None:
     if not _loaded:
         import specs.ops
 
+        _loaded = True  # first: a family may look at a schema while it is imported
         for module in sorted(m.name for m in pkgutil.iter_modules(specs.ops.__path__)):
             importlib.import_module(f"specs.ops.{module}")
-        _loaded = True
 
 
 def operators() -> dict[tuple[str, str], Operator]:

@@ -17,6 +17,10 @@ declared: dict[tuple[str, str], onnx.defs.OpSchema] = {}
 @cache
 def schema(name: str, domain: str = "", opset: int = 26) -> onnx.defs.OpSchema | None:
     """The schema in force at this opset, None for an operator that neither ONNX nor specs.contrib defines."""
+    if domain not in ("", "ai.onnx.ml") and (domain, name) not in declared:
+        from specs.operator import load
+
+        load()  # the families declare them: asked before that, the answer kept would be None
     if (domain, name) in declared:
         return declared[domain, name]
     try:

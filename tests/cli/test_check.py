@@ -188,3 +188,13 @@ def test_onnx_dies_of_an_eyelike_of_no_known_type_and_we_do_not(tmp_path: Path) 
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("v", onnx.TensorProto.FLOAT, [2, 2]))
     onnx.save(model, tmp_path / "eye.onnx")
     assert check(tmp_path, "eye.onnx", backends="onnxruntime:off").returncode == 0
+
+
+def test_defaults_of_operators_outside_onnx_are_known_in_a_fresh_process(tmp_path: Path) -> None:
+    """The model is looked at before any operator is: what is not declared yet must not be remembered as unknown."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18, "com.microsoft" : 1]> agraph (float[2,4] x) => (float[2,4] y) { y = com.microsoft.QuickGelu(x) }'
+    )
+    onnx.save(model, tmp_path / "gelu.onnx")
+    done = check(tmp_path, "gelu.onnx")
+    assert done.returncode == 0, done.stdout + done.stderr
