@@ -247,7 +247,7 @@ def vgg_block(net: Any, x: Any) -> Any:
 def vgg_net(net: Any, x: Any) -> Any:
     """Three stages, two dense layers with dropout, softmax; one configuration normalises responses."""
     y = vgg_block(net, fitted(net, x, 16))
-    y = lrn(net, y) if net.flag(0.3) else y
+    y = lrn(net, y) if len(y.shape) == 4 and net.flag(0.3) else y
     y = vgg_block(net, vgg_block(net, y))
     for _ in range(2):
         y = _dropout(net, act(net, flatten_linear(net, y, 24)))

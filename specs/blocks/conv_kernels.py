@@ -82,7 +82,7 @@ def bitserial_planes(net: Any, x: Any) -> Any:
 def bitserial_bipolar(net: Any, x: Any) -> Any:
     """Weights of -1 and 1: popcount(a and w) - popcount(a and not w) = the product with 2 w - 1 (without padding, which has no code)."""
     a, bit = codes(net, x, 2), codes(net, net.weight(6, channels(x), 1, 1), 1)
-    opposite = net("Sub", net.const(1, UINT8), bit)
+    opposite = net("BitShift", net.const(1, UINT8), bit, direction="RIGHT")  # 1 - bit: there is no uint8 Sub before opset 14
     left = sub(net, _bitserial(net, a, bit, 2, 1), _bitserial(net, a, opposite, 2, 1))
     signed = offset(net, scale(net, net("Cast", bit, to=FLOAT.onnx), 2.0), -1.0)
     return net("Cast", left, to=FLOAT.onnx), conv_with(net, net("Cast", a, to=FLOAT.onnx), signed)
