@@ -151,7 +151,13 @@ def differ(outcome: Outcome, name: str, want: Expected) -> Verdict | None:
     """`unstable` when two runs of the same compiled model on the same inputs differ by more than twice the bound."""
     assert outcome.outputs is not None and outcome.again is not None
     first, second, value = outcome.outputs.get(name), outcome.again.get(name), want.ball.value
-    if not isinstance(value, torch.Tensor) or not isinstance(first, np.ndarray) or not isinstance(second, np.ndarray) or first.shape != second.shape:
+    if (
+        not isinstance(value, torch.Tensor)
+        or not isinstance(first, np.ndarray)
+        or not isinstance(second, np.ndarray)
+        or first.shape != second.shape
+        or tuple(first.shape) != tuple(value.shape)
+    ):
         return None
     a, b = _widened(first, want.format).double(), _widened(second, want.format).double()
     bound = 2 * want.ball.worst if want.ball.worst is not None else torch.zeros_like(a)

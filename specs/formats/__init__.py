@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Format:
     """One ONNX element type: its `TensorProto.DataType` number, its numpy type and its range."""
 
@@ -56,6 +56,14 @@ class Format:
 
     def __repr__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """One object a format, in every process: formats are compared by identity."""
+        return _named, (self.name,)
+
+
+def _named(name: str) -> Format:
+    return BY_NAME[name]
 
 
 def _float(name: str, onnx: int, numpy: object) -> Format:
