@@ -144,6 +144,14 @@ def undecided(y: Tensor) -> Tensor:
     return torch.full(y.shape, INF, dtype=torch.float64)
 
 
+def between(one: Tensor, other: Tensor, y: Tensor) -> Tensor:
+    """How far the ends of an interval lie from the value inside it. A value outside is our own mistake: it must not widen the radius."""
+    y = y.double()
+    low, high, slack = one.minimum(other), one.maximum(other), y.abs() * 1e-12 + 1e-300
+    outside = (y < low - slack) | (y > high + slack)
+    return (one - y).abs().maximum((other - y).abs()).where(~outside, high - low)
+
+
 def finite(r: Tensor) -> Tensor:
     """Infinities replaced by 1e300, so that a linear map does not make NaN of them; see `settle`."""
     return r.clamp(max=1e300)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from specs import Draw, Rule, op, unary
 from specs.formats import DOUBLE, UINT64, Format
-from specs.numerics import INF, Ball, Policy, Radii, at_threshold, finite, integers_exact, lipschitz, local, monotone
+from specs.numerics import INF, Ball, Policy, Radii, at_threshold, between, finite, integers_exact, lipschitz, local, monotone
 from specs.pointwise import answer, choose_attrs, coefficient, monotone_all, nan_free, ordered, piecewise, sloped, undecided_stays
 from specs.program import Node
 
@@ -202,7 +202,7 @@ def _hard_sigmoid_error(node: Any, policy: Policy, balls: Sequence[Ball | None],
 
     def swing(e: Any) -> Tensor:
         reach = rounding if e is None else finite(e) * abs(node.alpha) + rounding
-        return undecided_stays(((line + reach).clamp(0, 1) - y).abs().maximum(((line - reach).clamp(0, 1) - y).abs()), e)
+        return undecided_stays(between((line + reach).clamp(0, 1), (line - reach).clamp(0, 1), y), e)
 
     return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, y.abs() * policy.u(form))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.contrib import MICROSOFT, declare
 from specs.formats import FLOAT, FLOAT16, INT8, INT16, UINT8, UINT16, Format
-from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, undecidable, zeros_like
+from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, between, undecidable, zeros_like
 from specs.ops.quantisation import dequantize_error, dequantize_meaning, dynamic, dynamic_error, quantize_error, quantize_meaning
 from specs.program import Node
 from specs.rule import Operand
@@ -91,8 +91,7 @@ def _requantised(real: Real, scale: int) -> tuple[Real, ErrorRule]:
 
 
 def _swing(rounded: Callable[[Tensor], Tensor], v: Tensor, e: Tensor, y: Tensor) -> Tensor:
-    ends = [(rounded(end) - y.double()).abs() for end in (v - e, v + e)]
-    return torch.maximum(*ends).nan_to_num(nan=INF, posinf=INF).masked_fill(torch.isinf(e) | torch.isnan(v), INF)
+    return between(rounded(v - e).double(), rounded(v + e).double(), y).nan_to_num(nan=INF, posinf=INF).masked_fill(torch.isinf(e) | torch.isnan(v), INF)
 
 
 def _tracked(policy: Policy, balls: Sequence[Ball | None]) -> list[Any] | None:

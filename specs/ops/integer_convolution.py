@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specs.draw import Draw
 from specs.formats import INT8, UINT8
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, finite, settle
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, between, finite, settle
 from specs.operator import op
 from specs.ops.convolution import channels, convolve
 from specs.ops.windows import slide
@@ -171,8 +171,7 @@ def _qlinear_conv_error(node: Node, policy: Policy, balls: Sequence[Ball | None]
         off = torch.nan_to_num(off, nan=1e300, posinf=1e300)
         # Half a step more makes both neighbours of a tie possible, whichever way it is rounded.
         ends = [_ends(node, sums * factor + sign * off, sign, shift) for sign in (-1, 1)]
-        y = ys[0].double()
-        r = torch.maximum((ends[0] - y).abs(), (ends[1] - y).abs())
+        r = between(ends[0], ends[1], ys[0])
         if yz is not None and yz[which] is not None:
             r = r + finite(yz[which]).reshape(())
         result.append(settle(r))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import INT8, UINT8, Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, add, finite, settle
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, add, between, finite, settle
 from specs.ops.quantisation import to_grid
 from specs.program import Node
 from specs.rule import Dim, Operand
@@ -139,8 +139,8 @@ def _qlinear_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: 
         if inherited[which - 1] is not None:
             off = off + finite(inherited[which - 1]) * factor.abs() * (1 + relative)
         off = off.nan_to_num(nan=1e300, posinf=1e300)
-        ends = [(_quantised(form, sums * factor + sign * off, z.value) - ys[0].double()).abs() for sign in (-1, 1)]
-        r = ends[0].maximum(ends[1])
+        ends = [_quantised(form, sums * factor + sign * off, z.value).double() for sign in (-1, 1)]
+        r = between(ends[0], ends[1], ys[0])
         if z[which] is not None:
             r = r + _laid(finite(z[which]), True)
         found.append(settle(r))

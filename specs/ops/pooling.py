@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specs.draw import Draw
-from specs.numerics import EXACT, Ball, Policy, Radii, add, finite, gamma, linear, outputs, quadrature, settle
+from specs.numerics import EXACT, Ball, Policy, Radii, add, between, finite, gamma, linear, outputs, quadrature, settle
 from specs.operator import op
 from specs.ops.windows import ROOM, Axis, cut, overflow_safe, place, slide, symmetric, taps
 from specs.program import Node
@@ -242,7 +242,7 @@ def _norm_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Se
 
     def ends(d: Tensor) -> Tensor:
         d = finite(d)
-        return torch.maximum(_root(s + d, p) - y, y - _root((s - d).clamp(min=0), p)).clamp(min=0)
+        return between(_root(s + d, p), _root((s - d).clamp(min=0), p), y)
 
     def moved(e: Tensor, q: float) -> Tensor:
         r = _root(total(_power(e.clamp(max=1e60), q)), q)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op, schema
 from specs.formats import BY_NAME, BY_ONNX, FLOAT, INT32, UINT8, Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, add, quadrature, settle, undecidable, zeros_like
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, add, between, quadrature, settle, undecidable, zeros_like
 from specs.program import Node
 from specs.rule import Dim, Operand
 from specs.terms import ceil_div, known
@@ -126,7 +126,7 @@ def _steps(a: Node, policy: Policy, ball: Ball, scale: Ball, form: Format) -> An
 
 def _swing(quantised: Any, y: Tensor, v: Tensor, e: Tensor) -> Tensor:
     """How far the quantised value moves when its argument moves by e: whole steps, nothing inside a step."""
-    r = torch.maximum(*((quantised(end).double() - y.double()).abs() for end in (v - e, v + e)))
+    r = between(quantised(v - e).double(), quantised(v + e).double(), y)
     return r.nan_to_num(nan=INF, posinf=INF).masked_fill(v.isnan() | (e == INF), INF)
 
 

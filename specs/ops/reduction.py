@@ -12,7 +12,7 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.contraction import accumulated, growth, overflowing
 from specs.formats import FLOATS, UINT64, Format
-from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, both, exact_whole, finite, gamma, local, settle, undecidable
+from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, between, both, exact_whole, finite, gamma, local, settle, undecidable
 from specs.pointwise import as_float, nan_free, ordered, trunc_divide
 from specs.program import Node, wrap
 
@@ -277,7 +277,7 @@ def _log_sum_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over
     own = local(policy, form, y, 6)
 
     def swing(e: Tensor) -> Tensor:
-        return ((total + e).log() - y).abs().maximum(((total - e).log() - y).abs())
+        return between((total + e).log(), (total - e).log(), y)
 
     return both((swing(inner[0]), swing(inner[1])), own)
 

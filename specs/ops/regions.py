@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specs.contraction import accumulated
 from specs.draw import Draw
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, finite, moves, quadrature, settle, undecidable
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, between, finite, moves, quadrature, settle, undecidable
 from specs.operator import op
 from specs.ops.windows import ROOM
 from specs.program import Node
@@ -240,7 +240,7 @@ def _max_roi_pool_error(node: Node, policy: Policy, balls: Sequence[Ball | None]
         return undecidable(node, policy, balls, ys)
 
     def radius(e: Tensor | None) -> Tensor:
-        r = (_pooled(node, x.value, rois.value, loose=True) - ys[0]).abs()
+        r = between(*(_pooled(node, x.value, rois.value, loose).double() for loose in (True, False)), ys[0])
         return r if e is None else settle(r + finite(e).flatten(2).amax(-1)[rois.value[:, 0].to(torch.int64)][..., None, None])
 
     worst = radius(x.worst)
