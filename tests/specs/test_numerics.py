@@ -61,7 +61,16 @@ def test_none_is_exact_in_sums() -> None:
     assert numerics.quadrature(None, one) is one and numerics.quadrature(3 * one, 4 * one).tolist() == [5, 5]
     assert numerics.both(EXACT, None) == EXACT
     worst, spread = numerics.both((3 * one, 3 * one), 4 * one)
-    assert worst.tolist() == [7, 7] and spread.tolist() == [5, 5]
+    assert worst.tolist() == [7, 7] and spread.tolist() == [math.hypot(3, 4 * numerics.TYPICAL)] * 2
+
+
+@given(values, radii, steps)
+def test_an_interval_reaches_as_far_as_its_ends_and_no_mistake_of_ours_widens_it(y: Tensor, e: Tensor, d: Tensor) -> None:
+    inside = y + e * d * 0.9
+    r = numerics.between(y - e, y + e, inside)
+    torch.testing.assert_close(r, (inside - (y - e)).abs().maximum((inside - (y + e)).abs()), rtol=0, atol=0)
+    far = numerics.between(y + e, y - e, y + 100)
+    torch.testing.assert_close(far, (y + e) - (y - e), rtol=0, atol=0)
 
 
 @given(st.floats(1, 1e6), st.sampled_from([2.0**-24, 2.0**-11, 2.0**-8, 0.5]))
