@@ -191,8 +191,8 @@ class Concrete(Draw):
         allowed = self._allowed(variable, among)
         if not allowed:
             raise Misfit(f"{self.op.name}: no format for {variable}")
-        if variable not in self.bound and self.choose(16) == 15:  # a type this case does not prefer
-            form = self.pick(self.growth.drawn(self.op, variable, tuple(among) if among is not None else None))
+        if variable not in self.bound and (kind := self.choose(24)) > 20:  # a type this case does not prefer
+            form = self.pick(self.growth.drawn(self.op, variable, tuple(among) if among is not None else None, rare=kind == 23))
         else:
             form = allowed[0] if len(allowed) == 1 else self.pick(_bag(allowed))
         self.bound[variable] = form

@@ -14,12 +14,14 @@ from fuzzer.concrete import Concrete
 from fuzzer.network import Network, Step, Value
 from specs import schema
 from specs.draw import Source
-from specs.formats import BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format
+from specs.formats import ALL, BFLOAT16, BOOL, DOUBLE, FLOAT, FLOAT16, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, Format
 from specs.operator import Operator, operators
 from specs.rule import Misfit, Operand, Rule
 
 OPSETS = (18, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24, 25, 26)
 DRAWN = (FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT64, INT32, INT16, INT8, UINT8, UINT16, UINT32, UINT64, BOOL)
+#: The same and those that are moved and cast only.
+RARE = (*DRAWN, *(f for f in ALL if f.bits <= 8 and f not in DRAWN and f.kind in ("float", "int", "uint") and f.name != "float8e8m0"))
 #: Formats a case prefers; where none of them is allowed, anything the schema allows is.
 PALETTES: tuple[tuple[Format, ...], ...] = (
     (FLOAT, INT64, BOOL),
@@ -76,9 +78,9 @@ class Growth:
     def opset_of(self, domain: str) -> int:
         return self.opset if domain == "" else 1
 
-    def drawn(self, op: Operator, variable: str, among: tuple[Format, ...] | None) -> tuple[Format, ...]:
-        """What a type variable may be, whatever this case prefers."""
-        return _formats(op.name, op.domain, self.opset_of(op.domain), variable, among, DRAWN)
+    def drawn(self, op: Operator, variable: str, among: tuple[Format, ...] | None, rare: bool = False) -> tuple[Format, ...]:
+        """What a type variable may be, whatever this case prefers; `rare`: also types that little is computed in."""
+        return _formats(op.name, op.domain, self.opset_of(op.domain), variable, among, RARE if rare else DRAWN)
 
     def formats(self, op: Operator, variable: str, among: tuple[Format, ...] | None) -> tuple[Format, ...]:
         return _formats(op.name, op.domain, self.opset_of(op.domain), variable, among, self.palette)
@@ -179,7 +181,7 @@ class Growth:
         kind = self.source.choose(8)
         if kind < 4:
             return
-        if kind < 7:
+        if kind < 6:
             for name, value in schema.defaults(g.op.name, g.op.domain, g.opset).items():
                 if value is not None and may_be_absent(g.op, g.opset, name) and is_default(attrs.get(name), value):
                     del attrs[name]

@@ -156,7 +156,8 @@ def _dropout(a: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor |
     if rate == 0 or not _trains(a, training):
         return x, torch.ones(x.shape, dtype=kind)
     keep = _kept(a, x.shape, rate)
-    return torch.where(keep, x / (1 - rate), 0), keep.to(kind)
+    wide = x.float() if x.dtype.itemsize == 1 else x  # torch divides no 8-bit floats
+    return torch.where(keep, (wide / (1 - rate)).to(x.dtype), torch.zeros((), dtype=x.dtype)), keep.to(kind)
 
 
 def _dropped(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Tensor]) -> Sequence[Radii]:
