@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import resource
 import statistics
 import subprocess
 import sys
@@ -104,14 +105,21 @@ def _lines(op: Operator) -> int:
 
 def _self_check(draws: int) -> Figures:
     """The self-check of every drawn operator in two processes, as `python -m tests.specs.selfcheck` runs it."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     names = sorted({o.name for o in covered().values() if o.draw is not None})
     with ThreadPoolExecutor(PROCESSES) as pool:
         outputs = list(pool.map(lambda part: _checked(names[part::PROCESSES], draws), range(PROCESSES)))
     counts = Counter(line.split(" ")[0] for text in outputs for line in text.splitlines() if line.startswith(("ok ", "FAIL ")))
     for text in outputs:
         print("\n".join(line for line in text.splitlines() if line.startswith(("FAIL", "    "))), end="")
-    return {"self_check_operators": sum(counts.values()), "self_check_failures": counts["FAIL"], "self_check_seconds": time.perf_counter() - started}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "self_check_operators": sum(counts.values()),
+        "self_check_failures": counts["FAIL"],
+        "self_check_seconds": time.perf_counter() - started,
+        "self_check_cpu_seconds_per_process": spent / PROCESSES,  # what it takes where nothing else runs
+    }
 
 
 def _checked(names: list[str], draws: int) -> str:
