@@ -182,7 +182,13 @@ def activated(a: Any, y: Any) -> Any:
 
 def _sum_and_activation(a: Node, y: Any, operands: Sequence[Any]) -> Any:
     z = operands[3] if len(operands) > 3 else None
-    return activated(a, y if z is None else y + z)
+    if z is None:
+        return activated(a, y)
+    total = y + z
+    if isinstance(total, Tracked):  # the sum may start with z: then every partial sum is rounded at its size as well
+        own = z.value.abs() * ((operands[1].value[:1].numel() + 2) * total.rounding.accumulator)
+        total = Tracked(total.value, total.worst + own, torch.hypot(total.spread, own), total.rounding)
+    return activated(a, total)
 
 
 def _convolution_alone(a: Node, x: Tensor, w: Tensor, b: Tensor | None = None, z: Tensor | None = None) -> Tensor:
