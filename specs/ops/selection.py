@@ -228,7 +228,8 @@ def _overlap(a: Node, boxes: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         e = e[..., :2].maximum(e[..., 2:])
         side = high - low
         swing = 2 * e * (side > 0)
-    both, pair = high.unsqueeze(-2).minimum(high.unsqueeze(-3)) - low.unsqueeze(-2).maximum(low.unsqueeze(-3)), e.unsqueeze(-2) + e.unsqueeze(-3)
+    both = high.unsqueeze(-2).minimum(high.unsqueeze(-3)) - low.unsqueeze(-2).maximum(low.unsqueeze(-3))
+    pair = 2 * e.unsqueeze(-2).maximum(e.unsqueeze(-3))  # both ends may be those of the less certain box
 
     def ratio(inner: Tensor, one: Tensor) -> Tensor:
         area, alone = inner.clamp(min=0).prod(-1), one.prod(-1)
