@@ -217,8 +217,11 @@ def unique(g: Draw) -> Rule:
 
 
 # NonMaxSuppression -----------------------------------------------------------------------------------------------------
-def _overlap(a: Node, boxes: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-    """Least and greatest intersection over union of every two boxes whose numbers are uncertain by `e`."""
+def _overlap(a: Node, boxes: Tensor, e: Tensor, worst: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Least and greatest intersection over union of every two boxes whose numbers are uncertain by `e`.
+
+    Without a radius of their own (`worst`) two equal ends are a side of 0, however it is rounded.
+    """
     if a.center_point_box:
         centre, half = boxes[..., :2], boxes[..., 2:] / 2
         low, high, e = centre - half, centre + half, e[..., :2] + e[..., 2:] / 2
@@ -227,7 +230,7 @@ def _overlap(a: Node, boxes: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         low, high = boxes[..., :2].minimum(boxes[..., 2:]), boxes[..., :2].maximum(boxes[..., 2:])
         e = e[..., :2].maximum(e[..., 2:])
         side = high - low
-        swing = 2 * e * (side > 0)
+        swing = 2 * e * ((side > 0) | (worst is not None and (worst[..., :2] + worst[..., 2:] > 0)))
     both = high.unsqueeze(-2).minimum(high.unsqueeze(-3)) - low.unsqueeze(-2).maximum(low.unsqueeze(-3))
     pair = 2 * e.unsqueeze(-2).maximum(e.unsqueeze(-3))  # both ends may be those of the less certain box
 
@@ -273,7 +276,7 @@ def _nms_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequ
         return undecidable(node, policy, balls, ys)
     u = 8 * 2.0**-24
     e = boxes.value.abs() * u + (boxes.worst if boxes.worst is not None else 0.0)
-    lowest, highest = _overlap(node, boxes.value, e)
+    lowest, highest = _overlap(node, boxes.value, e, boxes.worst)
     limit = float(iou.value.reshape(-1)[0]) if iou is not None and iou.value.numel() else 0.0
     itself = torch.eye(boxes.value.shape[1], dtype=torch.bool)
     certain = bool(((lowest > limit * (1 + u)) | (highest < limit * (1 - u)) | (highest == 0) | itself).all())
