@@ -179,12 +179,19 @@ def _weighted_size(a: Any, image: Tensor, positions: Sequence[Tensor]) -> Tensor
     return (_taken(image.abs(), _joined([t.at for t in taps], image.shape[2:])) * _joined([t.value.abs() * t.inside for t in taps])[:, None]).sum(-1)
 
 
+def _near_border(a: Any, x: Tensor, size: int, delta: Tensor) -> Tensor:
+    """Where a moved position may lie on the other side of the border, behind which it is brought back to the last pixel."""
+    low, high = _borders(a, size)
+    return ((x - low).abs() <= delta) | ((x - high).abs() <= delta)
+
+
 def _weighted_radius(a: Any, image: Tensor, e: Tensor, positions: Sequence[Tensor], delta: Sequence[Tensor], y: Tensor, unit: float, likely: bool) -> Tensor:
     """Inherited radii through the weights, plus weights that a moved position changes, on the distance to the result."""
     sizes = image.shape[2:]
     ways = [[_folded(a, p, s) for p, s in zip(positions, sizes, strict=True)]]
     if _mode(a) == "cubic" and a.padding_mode == "border":
         ways.append(list(positions))  # whether the position or only its neighbours are brought back is open
+        ways.append([torch.where(_near_border(a, p, s, d), p.clamp(0, s - 1), _folded(a, p, s)) for p, s, d in zip(positions, sizes, delta, strict=True)])
     total = None
     for way in ways:
         taps = [_taps(a, p, s, d, unit) for p, s, d in zip(way, sizes, delta, strict=True)]

@@ -240,7 +240,8 @@ def _max_roi_pool_error(node: Node, policy: Policy, balls: Sequence[Ball | None]
         return undecidable(node, policy, balls, ys)
 
     def radius(e: Tensor | None) -> Tensor:
-        r = between(*(_pooled(node, x.value, rois.value, loose).double() for loose in (True, False)), ys[0])
+        loose, exact = (_pooled(node, x.value, rois.value, wider).double() for wider in (True, False))
+        r = between(loose, exact, ys[0])
         return r if e is None else settle(r + finite(e).flatten(2).amax(-1)[rois.value[:, 0].to(torch.int64)][..., None, None])
 
     worst = radius(x.worst)
