@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 import torch
 
 from benchmarks import Figures, Scale, benchmark
-from fuzzer.generate import generate_from
-from fuzzer.network import Network
+from fuzzer.generate import Generated, generate_from
 from fuzzer.sources import Seeded
+from specs.numerics import outputs
+from specs.program import Node, Program, plain
+
+#: Results that no value of an input moves: drawn at random, or (MaxRoiPool) of regions without a pixel.
+VALUELESS = ("Bernoulli", "EyeLike", "MaxRoiPool", "Multinomial", "RandomNormalLike", "RandomUniformLike")
 
 
 @benchmark("inputs", share_safe_10=(">=", 0.98), ms_search_10=("<=", 5.0), share_gradient_path_10=(">=", 1.0))
@@ -18,7 +23,7 @@ def inputs(scale: Scale) -> Figures:
 
     share_safe          safe inputs found for the network that is run
     share_safe_as_drawn the same without replacing an operator of a network that has none (Acosh of a Tanh)
-    share_gradient_path networks with floats whose search can use gradients: every operator has a meaning autograd runs through
+    share_gradient_path networks in which gradients pass every operator on the way from the float inputs to a float result
     """
     torch.set_num_threads(1)
     figures = Figures()
@@ -29,13 +34,27 @@ def inputs(scale: Scale) -> Figures:
         figures[f"share_safe_as_drawn_{nodes}"] = sum(m.found.safe and not m.repairs for m in made) / len(made)
         figures[f"ms_search_{nodes}"] = statistics.median(m.seconds["search"] for m in made) * 1e3
         figures[f"share_searched_by_gradient_{nodes}"] = sum(m.found.steps > 0 for m in made) / len(made)
-        figures[f"share_gradient_path_{nodes}"] = sum(_differentiable(m.network) for m in made) / len(made)
+        figures[f"share_gradient_path_{nodes}"] = sum(_differentiable(m) for m in made) / len(made)
     return figures
 
 
-def _differentiable(network: Network) -> bool:
-    """Every operator of the network is evaluated by torch, so losses reach each float leaf that they depend on."""
-    return all(
-        s.operator is not None or s.bodies or s.domain or s.op in ("Identity", "Constant", "Optional", "OptionalGetElement", "SequenceConstruct", "SequenceAt")
-        for s in network.steps
-    )
+def _differentiable(made: Generated) -> bool:
+    """Whether gradients pass every operator on the way from the float leaves: evaluated with autograd on, none may lose the path."""
+    program = Program(made.case.model, torch.float64)
+
+    def node(at: Node, args: list[Any]) -> list[Any]:
+        results = list(plain(at, args))
+        eased = results if at.op.proxy is None or not _carries(args[0]) else outputs(at.op.proxy(at, *args))
+        lost = at.op.name not in VALUELESS and any(_carries(a) for a in args) and not any(_carries(r) for r in eased)
+        if lost and any(f is not None and f.is_float for f in at.out_formats):
+            broken.append(at.op.name)
+        return list(eased)
+
+    broken = list[str]()
+    feeds = {k: v.requires_grad_(True) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in program.feeds(made.case.inputs).items()}
+    program.run(feeds, node)
+    return not broken
+
+
+def _carries(value: Any) -> bool:
+    return any(_carries(v) for v in value) if isinstance(value, list) else isinstance(value, torch.Tensor) and value.requires_grad
