@@ -1,7 +1,7 @@
 """How a stand-alone script asks each backend: one function per backend, which writes Python text that defines `load(setting)`.
 
-`load` compiles `model` and returns a function without arguments that runs it on `inputs` and returns {output: array}. What it
-does must be what the backend's plugin in `oracles/backends` does; tests run both on the same cases.
+`load` compiles `model` and returns a function from {input: array} to {output: array}. What it does must be what the backend's
+plugin in `oracles/backends` does; tests run both on the same cases. The text is as short as it can be read: it is pasted into issues.
 """
 
 from __future__ import annotations
@@ -10,9 +10,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import onnx
+
+from corpus import walk
+from oracles.plugin import split
+from oracles.records import Case
 from specs.rule import Unsupported, UsageError
 from triage.finding import Finding
 from triage.literals import array_text
+
+WIDTH = 150  # characters of a line into which short ones are joined
 
 
 @dataclass(frozen=True)
@@ -23,15 +30,17 @@ class Form:
     needs: str
     code: str
     model: bool = True  # whether the script contains the ONNX model
+    alone: bool = True  # whether the script runs without this project
 
 
-_forms: dict[str, Callable[[Finding], Form]] = {}
+Write = Callable[[Case, Sequence[str]], Form]
+_forms: dict[str, Write] = {}
 
 
-def form(backend: str) -> Callable[[Callable[[Finding], Form]], Callable[[Finding], Form]]:
-    """Register how scripts ask a backend."""
+def form(backend: str) -> Callable[[Write], Write]:
+    """Register how scripts ask a backend: (case, settings) -> Form."""
 
-    def decorate(write: Callable[[Finding], Form]) -> Callable[[Finding], Form]:
+    def decorate(write: Write) -> Write:
         _forms[backend] = write
         return write
 
@@ -40,22 +49,28 @@ def form(backend: str) -> Callable[[Callable[[Finding], Form]], Callable[[Findin
 
 def form_for(finding: Finding) -> Form:
     """The form of the finding's backend; one that goes through this project for backends without their own."""
-    return _forms.get(finding.verdict.backend, through_us)(finding)
+    v = finding.verdict
+    if v.backend == "inductor" and v.verdict == "mistyped":
+        return through_us(v.backend)  # types that torch lacks live in wider ones: only we can tell
+    return form_of(v.backend, finding.case, finding.settings)
+
+
+def form_of(backend: str, case: Case, settings: Sequence[str]) -> Form:
+    """How a script asks a backend about a case at these settings."""
+    return _forms[backend](case, settings) if backend in _forms else through_us(backend)
 
 
 _ORT_PLAIN = """\
     names = [o.name for o in session.get_outputs()]
-    return lambda: dict(zip(names, session.run(names, inputs)))
+    return lambda inputs: dict(zip(names, session.run(names, inputs)))
 """
-_ORT_BYTES = '''\
+_ORT_BYTES = """\
     names = [o.name for o in session.get_outputs()]
-    feeds = {name: to_ort(array) for name, array in inputs.items()}
-    return lambda: dict(zip(names, map(to_numpy, session.run_with_ort_values(names, feeds))))
+    return lambda inputs: dict(zip(names, map(to_numpy, session.run_with_ort_values(names, {n: to_ort(a) for n, a in inputs.items()}))))
 
 
-def to_ort(array):
-    """numpy lacks some of these types, so the bytes are copied in."""
-    raw = onnx.numpy_helper.from_array(array)
+def to_ort(array):  # numpy lacks some of these types, so the bytes are copied in
+    raw = numpy_helper.from_array(array)
     value = ort.OrtValue.ortvalue_from_shape_and_type(list(raw.dims), raw.data_type, "cpu", 0)
     ctypes.memmove(value.data_ptr(), raw.raw_data, len(raw.raw_data))
     return value
@@ -63,26 +78,24 @@ def to_ort(array):
 
 def to_numpy(value):
     raw = onnx.TensorProto(data_type=value.element_type(), dims=value.shape())
-    bits = {onnx.TensorProto.INT4: 4, onnx.TensorProto.UINT4: 4, onnx.TensorProto.FLOAT4E2M1: 4}.get(
-        raw.data_type, 8 * onnx.helper.tensor_dtype_to_np_dtype(raw.data_type).itemsize
-    )
-    size = (int(np.prod(value.shape())) * bits + 7) // 8
+    bits = 4 if raw.data_type in (21, 22, 23) else 8 * onnx.helper.tensor_dtype_to_np_dtype(raw.data_type).itemsize  # 21 to 23: 4 bits
+    size = (int(np.prod(raw.dims)) * bits + 7) // 8
     raw.raw_data = ctypes.string_at(value.data_ptr(), size) if size else b""
-    return onnx.numpy_helper.to_array(raw)
-'''
+    return numpy_helper.to_array(raw)
+"""
+_LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
 
 @form("onnxruntime")
-def onnxruntime(finding: Finding) -> Form:
+def onnxruntime(case: Case, settings: Sequence[str]) -> Form:
     """Plain Python API, one thread, one optimisation level."""
     plain = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}
-    graph = finding.model.proto.graph
+    graph = onnx.load_from_string(case.model).graph
     odd = any(v.type.tensor_type.elem_type not in plain for v in (*graph.input, *graph.output) if v.type.HasField("tensor_type"))
-    levels = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
-    table = "".join(f'    "{s}": "{levels[s]}",\n' for s in finding.settings)
+    table = ", ".join(f'"{s}": "{_LEVELS[split(s)[0]]}"' for s in settings)
+    off = ', disabled_optimizers=setting.split("~")[1:]' if any(split(s)[1] for s in settings) else ""
     code = f"""\
-LEVELS = {{
-{table}}}
+LEVELS = {{{table}}}
 
 
 def load(setting):
@@ -90,107 +103,97 @@ def load(setting):
     options.log_severity_level = 4
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[setting])
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]{off})
 {_ORT_BYTES if odd else _ORT_PLAIN}"""
     return Form(["import onnxruntime as ort"], "numpy, onnx and onnxruntime", code)
 
 
 @form("tvm")
-def tvm(finding: Finding) -> Form:
+def tvm(case: Case, settings: Sequence[str]) -> Form:
     """The importer, then the exact list of passes of each setting, then the virtual machine."""
     from oracles.backends.tvm import passes
 
-    lists = "".join(f"    {s!r}: {' '.join(passes(finding.case.model, s))!r},\n" for s in finding.settings)
-    used = {p for s in finding.settings for p in passes(finding.case.model, s)}
+    chosen = {s: passes(case.model, s) for s in settings}
+    lists = "".join(f"    {s!r}: {' '.join(names)!r},\n" for s, names in chosen.items())
+    used = {p for names in chosen.values() for p in names}
     special = {
-        "DispatchSampling": "relax.backend.DispatchSampling()",
-        "DispatchSortScan": "relax.backend.DispatchSortScan()",
-        "ConvertLayout": 'relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]})',
-        "TopologicalSort": 'relax.transform.TopologicalSort(order="depth-first")',
+        "DispatchSampling": "relax.backend.DispatchSampling",
+        "DispatchSortScan": "relax.backend.DispatchSortScan",
+        "ConvertLayout": 'lambda: relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]})',
+        "TopologicalSort": 'lambda: relax.transform.TopologicalSort(order="depth-first")',
     }
-    table = "".join(f'    "{name}": lambda: {text},\n' for name, text in special.items() if name in used)
+    table = _filled([f'"{name}": {text},' for name, text in special.items() if name in used], "    ", " ")
+    table = f"SPECIAL = {{{table.strip().rstrip(',')}}}" if table.count("\n") == 1 else f"SPECIAL = {{\n{table}}}"
+    proto = onnx.load_from_string(case.model)
+    order, names = [i.name for i in walk.bare_inputs(proto.graph)], [o.name for o in proto.graph.output]
+    several = "main(*arguments)" if len(names) > 1 else "[main(*arguments)]"
     code = f"""\
 PASSES = {{
 {lists}}}
-SPECIAL = {{
-{table}}}
+{table}
 
 
 def load(setting):
-    module = from_onnx(model, keep_params_in_input=False)
-    target = tvm.target.Target("llvm")
-    passes = tvm.transform.Sequential([SPECIAL[p]() if p in SPECIAL else getattr(relax.transform, p)() for p in PASSES[setting].split()])
-
-    @tvm.transform.module_pass(opt_level=0)
-    def pipeline(module, context):
-        with target:
-            return passes(module)
-
+    pipeline = tvm.transform.Sequential([SPECIAL.get(p, getattr(relax.transform, p, None))() for p in PASSES[setting].split()])
     with tvm.transform.PassContext(opt_level=3):
-        executable = tvm.compile(module, target=target, relax_pipeline=pipeline)
+        executable = tvm.compile(from_onnx(model, keep_params_in_input=False), target=tvm.target.Target("llvm"), relax_pipeline=pipeline)
     main = relax.VirtualMachine(executable, tvm.cpu())["main"]
-    weights = {{t.name for t in model.graph.initializer}}
-    order = [i.name for i in model.graph.input if i.name not in weights]
-    names = [o.name for o in model.graph.output]
 
-    def call():
-        results = main(*[tvm.runtime.tensor(np.asarray(inputs[name])) for name in order])
-        return dict(zip(names, [to_numpy(results)] if len(names) == 1 else [to_numpy(r) for r in results]))
+    def run(inputs):
+        arguments = [tvm.runtime.tensor(np.asarray(inputs[name])) for name in {order!r}]
+        return dict(zip({names!r}, map(to_numpy, {several})))
 
-    return call
+    return run
 
 
 def to_numpy(value):
-    return value.numpy() if hasattr(value, "numpy") else np.array(list(value), np.int64) if "Shape" in type(value).__name__ else np.asarray(value)
+    return value.numpy() if hasattr(value, "numpy") else np.asarray(list(value) if "Shape" in type(value).__name__ else value)
 """
     imports = ["import tvm", "from tvm import relax", "from tvm.relax.frontend.onnx import from_onnx"]
     return Form(imports, "numpy, onnx and apache-tvm", code)
 
 
 @form("inductor")
-def inductor(finding: Finding) -> Form:
+def inductor(case: Case, settings: Sequence[str]) -> Form:
     """The traced program as ATen calls, so that the script needs torch alone; through this project where it cannot be traced."""
-    if finding.verdict.verdict == "mistyped":
-        return through_us(finding)  # types that torch lacks live in wider ones: only we can tell
+    if case.before:
+        return through_us("inductor")  # a trace is of one size
     try:
-        return _traced(finding)
+        return _traced(case, settings)
     except (Unsupported, UsageError, RuntimeError, TypeError, ValueError, KeyError):
-        return through_us(finding)
+        return through_us("inductor")
 
 
-def _traced(finding: Finding) -> Form:
+def _traced(case: Case, settings: Sequence[str]) -> Form:
     import torch
 
-    from oracles.backends.inductor import OPTIONS, trace
+    from oracles.backends.inductor import OPTIONS, SWITCHES, trace
     from specs.program import Program
 
-    program = Program(finding.case.model)
+    program = Program(case.model)
+    feeds = program.feeds(case.inputs)
     with torch.no_grad():
-        traced = trace(program, program.feeds(finding.case.inputs))
+        traced = trace(program, feeds)
     graph, names = traced.graph, traced.outputs
-    constants = {n.target: _attribute(graph, str(n.target)) for n in graph.graph.nodes if n.op == "get_attr"}
+    constants = {str(n.target): _attribute(graph, str(n.target)) for n in graph.graph.nodes if n.op == "get_attr"}
     if any(not isinstance(c, torch.Tensor) for c in constants.values()):
         raise Unsupported("a constant is not a tensor")
-    body = re.sub(r";  [\w ,=]+ = None(?=\s*(?:#.*)?$)", "", graph.code.strip(), flags=re.MULTILINE)
-    order = list(program.inputs)
-    tensors = {**{str(k): v for k, v in constants.items()}}
-    sets = "".join(f"        self.{name} = {_tensor_text(t)}\n" for name, t in tensors.items())
-    if "fx_pytree" in body or any("." in str(k) for k in tensors):
+    if "fx_pytree" in graph.code or any("." in k for k in constants):
         raise Unsupported("its signature is not plain")
-    method = "\n".join("    " + line if line.strip() else "" for line in body.splitlines())
-    feeds = "".join(f"    {_tensor_text(t)},  # {name}\n" for name, t in program.feeds(finding.case.inputs).items())
-    options = "".join(f"    {s!r}: {OPTIONS[s]!r},\n" for s in finding.settings)
-    assert order
+    body = re.sub(r";  [\w ,=]+ = None(?=\s*(?:#.*)?$)", "", graph.code.strip(), flags=re.MULTILINE)
+    head, *lines = [line.rstrip() for line in body.splitlines() if line.strip()]
+    sets = "".join(f"        self.{name} = {_tensor_text(t)}\n" for name, t in constants.items())
+    start = f"    def __init__(self):\n        super().__init__()\n{sets}\n" if sets else ""
+    method = _filled([line.strip() for line in lines], "        ", "; ") if len(lines) > 8 else "".join(f"    {line}\n" for line in lines)
+    values = "".join(f"    {_tensor_text(t)},  # {name}\n" for name, t in feeds.items())
+    options = "".join(f"    {s!r}: {_options(s, OPTIONS, SWITCHES)!r},\n" for s in settings)
     code = f"""\
 class Program(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-{sets or ""}
+{start}    {head}
 {method}
 
-
-arguments = [
-{feeds}]
+inputs = [
+{values}]
 OPTIONS = {{
 {options}}}
 
@@ -201,15 +204,31 @@ def load(setting):
     how = {{"backend": "aot_eager"}} if setting == "off" else {{"backend": "inductor", "options": {{"fx_graph_cache": False, **OPTIONS[setting]}}}}
     compiled = torch.compile(Program(), dynamic=False, fullgraph=True, **how)
 
-    def call():
+    def run(inputs):
         with torch.no_grad():
-            results = compiled(*[a.clone() for a in arguments])
+            results = compiled(*[a.clone() for a in inputs])
         return dict(zip({names!r}, [r.float().numpy() if r.dtype == torch.bfloat16 else r.numpy() for r in results]))
 
-    return call
+    return run
 """
     imports = ["import torch", "from torch import device, tensor, inf, nan"]
     return Form(imports, "numpy and torch, and a C++ compiler", code, model=False)
+
+
+def _options(setting: str, options: dict[str, dict[str, object]], switches: dict[str, dict[str, object]]) -> dict[str, object]:
+    base, off = split(setting)
+    return {**options[base], **{k: v for name in off for k, v in switches[name].items()}}
+
+
+def _filled(parts: Sequence[str], indent: str, joint: str) -> str:
+    """Parts joined into as few lines as their width allows."""
+    lines = list[str]()
+    for part in parts:
+        if lines and len(indent) + len(lines[-1]) + len(joint) + len(part) <= WIDTH:
+            lines[-1] += joint + part
+        else:
+            lines.append(part)
+    return "".join(f"{indent}{line}\n" for line in lines)
 
 
 def _attribute(graph: object, path: str) -> object:
@@ -229,23 +248,26 @@ def _tensor_text(t: object) -> str:
     return f"torch.from_numpy({text}.copy())" if "unpack" in text else f"torch.from_numpy({text})"
 
 
-def through_us(finding: Finding) -> Form:
+def through_us(backend: str) -> Form:
     """For backends that only this project knows how to ask: they run in its isolated workers."""
-    backend = finding.verdict.backend
     code = f"""\
 # This backend is reached through onnx-assay, which turns the ONNX model into what the backend needs.
 def load(setting):
-    (outcome,) = run(Case(model.SerializeToString(), inputs), f"{backend}:{{setting}}")
-    if outcome.status == "missing":
-        print(outcome.message)
-        sys.exit(77)
-    if outcome.status == "oom":
-        raise MemoryError(outcome.message)
-    if outcome.status in ("crash", "hang"):  # it happened in a worker: end this process the same way
-        os.abort() if outcome.status == "crash" else time.sleep(1e6)
-    if outcome.status != "ok":
-        raise RuntimeError(f"{{outcome.status}}: {{outcome.message}}")
-    answers = [outcome.outputs, outcome.again or outcome.outputs]
-    return lambda: answers.pop(0) if len(answers) > 1 else answers[0]
+    def run(inputs):
+        if id(inputs) not in answers:
+            (outcome,) = ask(Case(model.SerializeToString(), inputs, {{}}, tuple(earlier)), f"{backend}:{{setting}}")
+            if outcome.status == "missing":
+                sys.exit(77)
+            if outcome.status in ("crash", "hang"):  # it happened in a worker: end this process the same way
+                os.abort() if outcome.status == "crash" else time.sleep(1e6)
+            if outcome.status != "ok":
+                raise (MemoryError if outcome.status == "oom" else RuntimeError)(outcome.message)
+            answers[id(inputs)] = [outcome.outputs, outcome.again or outcome.outputs]
+            earlier.append(inputs)
+        found = answers[id(inputs)]
+        return found.pop(0) if len(found) > 1 else found[0]
+
+    answers, earlier = {{}}, []
+    return run
 """
-    return Form(["from oracles import Case, run"], f"onnx-assay, and the backend {backend}", code)
+    return Form(["from oracles import Case, run as ask"], f"onnx-assay, and the backend {backend}", code, alone=False)

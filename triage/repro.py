@@ -1,6 +1,7 @@
 """`repro.py`: a script for the maintainer of the backend, who knows nothing of this project and needs nothing of it.
 
-Exit status 1 while the defect is there, 0 when it is gone, 77 when the backend is not installed.
+Exit status 1 while the defect is there, 0 when it is gone, 77 when the backend is not installed. It is pasted into an issue, so
+it is short: what would be long is packed, and the checks say in few lines what they look for.
 """
 
 from __future__ import annotations
@@ -9,135 +10,166 @@ import base64
 import math
 import textwrap
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from triage.cause import WROTE
 from triage.finding import Finding
-from triage.forms import Form, form_for
-from triage.literals import INLINE, UNPACK, array_text, model_text
+from triage.forms import WIDTH, Form, form_for
+from triage.literals import INLINE, UNPACK, array_text, dtype_text, model_text
 
 DEADLY = ("crash", "hang", "oom")
 WORST = 4  # elements shown beside the worst one
+LINES = 60  # of a script
 
 
 def repro(finding: Finding, timeout: float = 60.0, memory: int = 4 << 30) -> str:
-    """The text of the script. It may read model.onnx or inputs.npz beside it when they are too large to be inline."""
-    form = form_for(finding)
-    data = _data(finding) if form.model else ""
-    check = _deadly(finding, timeout, memory) if finding.verdict.verdict in DEADLY else _CHECKS[finding.verdict.verdict](finding)
-    body = "\n\n".join(part.strip("\n") for part in (data, form.code, _earlier(finding) if form.model else "") if part.strip())
-    text = f"{_head(finding, form)}\n{_imports(form, body + check)}\n\n{body}\n\n\n{check}"
-    return text if form.model else text.replace("\nimport onnx.parser\n", "\n")
+    """The text of the script: at most 60 lines. It may read model.onnx or inputs.npz beside it when they are too large to be inline."""
+    form, text = form_for(finding), ""
+    for rows, packed in ((WORST + 1, 0), (2, 1), (1, 1), (1, 2)):  # the plainest that is short enough
+        text = _script(finding, form, timeout, memory, rows, packed)
+        if len(text.splitlines()) <= LINES:
+            break
+    return text
+
+
+def _script(finding: Finding, form: Form, timeout: float, memory: int, rows: int, packed: int) -> str:
+    """rows: elements that are looked at; packed: 0 everything as text, 1 inputs in one line, 2 the model too."""
+    data = _data(finding, packed) if form.model else ""
+    kind = finding.verdict.verdict
+    if kind in DEADLY:
+        check = _deadly(finding, timeout, memory)
+    else:
+        check = _values(finding, rows) if kind in ("wrong", "nonfinite", "imprecise") else _CHECKS[kind](finding)
+    body = "\n\n".join(part.strip("\n") for part in (data, form.code) if part.strip())
+    return f"{_head(finding, form)}\n{_imports(form, body + check)}\n{body}\n\n\n{check}"
 
 
 def _head(finding: Finding, form: Form) -> str:
     from triage.report import claim
 
     version = finding.environment.get(finding.verdict.backend, "")
-    lines = textwrap.wrap(claim(finding, plain=True).replace("\\", "/").replace('"""', "'''"), 120)
-    about = f"Found with {finding.verdict.backend} {version}." if version else ""
-    status = "Exit status: 1 while this is so, 0 when it is gone, 77 when the backend is not installed."
-    return '"""' + "\n".join([*lines, "", status, f"Needs {form.needs}. {about}".rstrip(), '"""', ""])
+    lines = textwrap.wrap(claim(finding, plain=True).replace("\\", "/").replace('"""', "'''"), WIDTH)
+    about = f" Found with {finding.verdict.backend} {version}." if version else ""
+    return '"""' + "\n".join([*lines, f"Exit status: 1 while this is so, 0 when it is gone, 77 without the backend. Needs {form.needs}.{about}", '"""'])
 
 
 def _imports(form: Form, body: str) -> str:
     whole = body + UNPACK if "unpack(" in body else body
-    names = [name for name in ("base64", "ctypes", "os", "subprocess", "time", "zlib") if f"{name}." in whole]
-    plain = "".join(f"import {n}\n" for n in sorted([*names, "sys"]))
-    paths = "from pathlib import Path\n" if "Path(" in body else ""
-    types = "import ml_dtypes\n" if "ml_dtypes." in body else ""
-    ours = "import onnx\nimport onnx.numpy_helper\nimport onnx.parser\n" if form.model else ""
-    wanted = "".join(f"    {line}\n" for line in form.imports)
-    special = "\ninf, nan = np.inf, np.nan\n" if ("nan" in body or "inf" in body) and form.model else ""
-    unpack = f"\n\n{UNPACK}" if "unpack(" in body else ""
-    return f"{plain}{paths}\n{types}import numpy as np\n{ours}\ntry:\n{wanted}except ImportError as e:\n    print(e)\n    sys.exit(77)\n{special}{unpack}"
+    plain = sorted([*(name for name in ("base64", "ctypes", "os", "subprocess", "time", "zlib") if f"{name}." in whole), "sys"])
+    lines = [f"import {', '.join(plain)}"]
+    if "Path(" in body:
+        lines.append("from pathlib import Path")
+    lines.append("import ml_dtypes, numpy as np" if "ml_dtypes." in body else "import numpy as np")
+    if form.model:
+        used = [name for name in ("numpy_helper", "parser") if f"{name}." in body]
+        lines += ["import onnx"] if "onnx." in body.replace("onnx.parser.", "") or not used else []
+        lines += [f"from onnx import {', '.join(used)}"] if used else []
+    lines += ["try:", *(f"    {line}" for line in form.imports), "except ImportError as e:", "    print(e)", "    sys.exit(77)"]
+    if form.model and ("nan" in body or "inf" in body):
+        lines.append("inf, nan = np.inf, np.nan")
+    return "\n".join(lines) + "\n" + (f"\n\n{UNPACK}\n" if "unpack(" in body else "")
 
 
 # the model and its inputs ----------------------------------------------------------------------------------------------
-def _data(finding: Finding) -> str:
+def _data(finding: Finding, packed: int) -> str:
+    model = _model(finding, packed)
+    earlier = [{name: array_text(a) for name, a in inputs.items()} for inputs in finding.case.before]
+    before = f"# The same compiled model is run on these inputs, of other sizes, first.\nearlier = [{', '.join(map(_feeds, earlier))}]\n" if earlier else ""
     inputs = {name: array_text(array) for name, array in finding.case.inputs.items()}
-    if sum(map(len, inputs.values())) <= INLINE:
-        feeds = "inputs = {\n" + "".join(f"    {name!r}: {text},\n" for name, text in inputs.items()) + "}"
-    else:
-        feeds = _beside(finding)
-    return f"{_model(finding)}\n{feeds}\n"
+    if sum(map(len, inputs.values())) > INLINE:
+        return f"{model}{_beside(finding)}\n{before}"
+    if packed or len(inputs) == 1:
+        return f"{model}inputs = {_feeds(inputs)}\n{before}"
+    return f"{model}inputs = {{\n" + "".join(f"    {name!r}: {text},\n" for name, text in inputs.items()) + f"}}\n{before}"
 
 
-def _earlier(finding: Finding) -> str:
-    """A model that has to run on other sizes first."""
-    if not finding.case.before:
-        return ""
-    sets = "".join("    {" + ", ".join(f"{n!r}: {array_text(a)}" for n, a in inputs.items()) + "},\n" for inputs in finding.case.before)
-    return f"""\
-# The same compiled model is run on these inputs, of other sizes, first.
-earlier = [
-{sets}]
-load_alone = load
-
-
-def load(setting):
-    run, last = load_alone(setting), dict(inputs)
-    for others in earlier:
-        inputs.update(others)
-        run()
-    inputs.update(last)
-    return run
-"""
+def _feeds(inputs: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{name!r}: {text}" for name, text in inputs.items()) + "}"
 
 
 def _beside(finding: Finding) -> str:
     """Inputs from the file next to the script; numpy stores the types of ml_dtypes as unsigned integers."""
-    from triage.literals import dtype_text
-
     odd = {n: a for n, a in finding.case.inputs.items() if a.dtype.type.__module__ != "numpy"}
     views = "".join(f"inputs[{n!r}] = inputs[{n!r}].view({dtype_text(a.dtype)})\n" for n, a in odd.items())
     return f'inputs = dict(np.load(Path(__file__).with_name("inputs.npz")))\ninputs.pop("__formats__", None)\n{views}'.rstrip()
 
 
-def _model(finding: Finding) -> str:
+def _model(finding: Finding, packed: int) -> str:
     """As text where that gives the same model back, else compressed, else the file beside the script."""
-    found = model_text(finding.model.proto) if len(finding.case.model) < 1_000_000 else None
+    found = model_text(finding.model.proto) if len(finding.case.model) < 1_000_000 and packed < 2 else None
     if found is not None:
         text, weights = found
-        added = "".join(f"model.graph.initializer.append(onnx.numpy_helper.from_array({array_text(a)}, {name!r}))\n" for name, a in weights.items())
+        added = "".join(f"model.graph.initializer.append(numpy_helper.from_array({array_text(a)}, {name!r}))\n" for name, a in weights.items())
         if len(text) + len(added) <= INLINE:
-            quoted = f'"""\n{text}\n"""' if '"""' not in text and "\\" not in text else repr(text)
-            return f"model = onnx.parser.parse_model({quoted})\n{added}"
-    packed = base64.b64encode(zlib.compress(finding.case.model, 9)).decode()
-    if len(packed) <= INLINE:
-        return f'model = onnx.load_from_string(zlib.decompress(base64.b64decode("{packed}")))\n'
+            quoted = f'"""{_dense(text)}"""' if '"""' not in text and "\\" not in text else repr(text)
+            return f"model = parser.parse_model({quoted})\n{added}"
+    compressed = base64.b64encode(zlib.compress(finding.case.model, 9)).decode()
+    if len(compressed) <= INLINE:
+        return f'model = onnx.load_from_string(zlib.decompress(base64.b64decode("{compressed}")))\n'
     return 'model = onnx.load(Path(__file__).with_name("model.onnx"))\n'
 
 
+def _dense(text: str) -> str:
+    """The printer's header of four lines in one, and the closing bracket behind the last node."""
+    head, sign, rest = text.partition("\n>\n")
+    if not sign:
+        return text
+    return " ".join(line.strip() for line in head.splitlines()).replace("< ", "<") + ">\n" + rest
+
+
 # the checks ------------------------------------------------------------------------------------------------------------
-def _settings(finding: Finding) -> tuple[str, str]:
-    return repr(finding.settings), repr(finding.failing)
+def _loop(finding: Finding) -> str:
+    """The settings one after the other; what has to run first does."""
+    first = "\n    for others in earlier:\n        run(others)" if finding.case.before else ""
+    return f"for setting in {finding.settings!r}:\n    run = load(setting){first}"
 
 
-def _values(finding: Finding) -> str:
-    settings, failing = _settings(finding)
-    rows = "".join(f"    ({name!r}, {at!r}, {_exact(value)}, {_exact(bound)}),\n" for name, at, value, bound in worst_elements(finding))
+def _end(finding: Finding, what: str) -> str:
+    return f'assert not bad, f"{what} at {{bad}}"\nprint("The defect is gone.")\n'
+
+
+def _noted(finding: Finding, condition: str) -> str:
+    """Only the settings at which it was found decide; the others are shown."""
+    return f"if {condition} and setting in {finding.failing!r}" if finding.failing != finding.settings else f"if {condition}"
+
+
+def _values(finding: Finding, most: int) -> str:
+    rows = worst_elements(finding)[:most]
+    if not rows:
+        return _whole(finding)
+    listed = "".join(f"    ({name!r}, {at!r}, {_exact(value)}, {_exact(bound)}),\n" for name, at, value, bound in rows)
     return f"""\
 # Output, element, value in float64 arithmetic, and the largest error that rounding can explain.
 EXPECTED = [
-{rows}]
-
-wrong = []
-for setting in {settings}:
-    outputs = load(setting)()
+{listed}]
+bad = []
+{_loop(finding)}
+    outputs = run(inputs)
     for name, at, value, bound in EXPECTED:
-        got = outputs[name][at].item()
-        error = abs(got - value) if got != value else 0.0
-        bad = not error <= bound  # also when it is NaN
-        said = f"{{setting:10}} {{name}}{{list(at)}} = {{got!r}}, float64: {{value!r}}"
-        print(f"{{said}}, error {{error:.3g}}, allowed {{bound:.3g}}: {{'WRONG' if bad else 'right'}}")
-        if bad and setting in {failing}:
-            wrong.append(f"{{setting}}: {{name}}{{list(at)}} is {{got!r}} instead of {{value!r}}")
-assert not wrong, wrong
-print("The defect is gone.")
-"""
+        got = np.asarray(outputs[name])[at].item()
+        wrong = not (got == value or abs(got - value) <= bound)  # also when it is NaN
+        print(f"{{setting:10}} {{name}}{{list(at)}} = {{got!r}}, float64: {{value!r}}, allowed error {{bound:.3g}}: {{'WRONG' if wrong else 'right'}}")
+        {_noted(finding, "wrong")}:
+            bad.append(setting)
+{_end(finding, "wrong values")}"""
+
+
+def _whole(finding: Finding) -> str:
+    """For values that have no error: text, sequences."""
+    name = finding.verdict.output
+    want = finding.expected.get(name)
+    value = want.tolist() if want is not None else finding.verdict.expected
+    return f"""\
+NAME, EXPECTED = {name!r}, {value!r}
+bad = []
+{_loop(finding)}
+    got = np.asarray(run(inputs)[NAME]).tolist()
+    print(f"{{setting:10}} {{NAME}} = {{got}}, should be {{EXPECTED}}")
+    {_noted(finding, "got != EXPECTED")}:
+        bad.append(setting)
+{_end(finding, "wrong values")}"""
 
 
 def worst_elements(finding: Finding) -> list[tuple[str, tuple[int, ...], float | int | bool, float]]:
@@ -174,136 +206,107 @@ def _exact(value: float | int | bool) -> str:
 
 
 def _types(finding: Finding) -> str:
-    settings, failing = _settings(finding)
-    rows = list[str]()
-    for v in [finding.verdict]:
-        form = finding.model.formats.get(v.output)
-        want = finding.expected.get(v.output)
-        rows.append(f"    {v.output!r}: ({str(form.numpy) if form else ''!r}, {list(want.shape) if want is not None else None!r}),\n")
+    v = finding.verdict
+    form, want = finding.model.formats.get(v.output), finding.expected.get(v.output)
     return f"""\
-# The type and the shape that the ONNX specification gives these outputs.
-EXPECTED = {{
-{"".join(rows)}}}
-
-wrong = []
-for setting in {settings}:
-    outputs = load(setting)()
-    for name, (dtype, shape) in EXPECTED.items():
-        got = np.asarray(outputs[name]) if outputs.get(name) is not None else None
-        found = (str(got.dtype), list(got.shape)) if got is not None else None
-        bad = found is None or (bool(dtype) and found[0] != dtype) or (shape is not None and found[1] != shape)
-        print(f"{{setting:10}} {{name}} is {{found}}, should be {{(dtype, shape)}}: {{'WRONG' if bad else 'right'}}")
-        if bad and setting in {failing}:
-            wrong.append(f"{{setting}}: {{name}} is {{found}}")
-assert not wrong, wrong
-print("The defect is gone.")
-"""
+NAME, DTYPE, SHAPE = {v.output!r}, {str(form.numpy) if form else ""!r}, {list(want.shape) if want is not None else None!r}  # as the ONNX specification has them
+bad = []
+{_loop(finding)}
+    got = run(inputs).get(NAME)
+    dtype, shape = (None, None) if got is None else (str(np.asarray(got).dtype), list(np.asarray(got).shape))
+    print(f"{{setting:10}} {{NAME}}: type {{dtype}}, shape {{shape}}; should be {{DTYPE or 'any'}}, {{'any' if SHAPE is None else SHAPE}}")
+    {_noted(finding, "(got is None or DTYPE not in ('', dtype) or SHAPE not in (None, shape))")}:
+        bad.append(setting)
+{_end(finding, "wrong type or shape")}"""
 
 
 def _unstable(finding: Finding) -> str:
-    settings, failing = _settings(finding)
     if finding.verdict.message.startswith(WROTE):
-        return _WRITES.format(settings=settings, failing=failing)
-    bound = finding.verdict.bound or 0.0
+        return _writes(finding)
     return f"""\
 # The same compiled model on the same inputs: no two runs may differ by more than rounding can explain.
-BOUND, NAME, RUNS = {_exact(bound)}, {finding.verdict.output!r}, 50
-
-wrong = []
-for setting in {settings}:
-    call = load(setting)
-    runs = [np.array(call()[NAME]).astype(np.float64) for _ in range(RUNS)]
+BOUND, NAME, RUNS = {_exact(finding.verdict.bound or 0.0)}, {finding.verdict.output!r}, 50
+bad = []
+{_loop(finding)}
+    runs = [np.array(run(inputs)[NAME]).astype(np.float64) for _ in range(RUNS)]
     apart = max(float(np.nanmax(np.abs(r - runs[0]), initial=0.0)) for r in runs)
     moved = any((np.isnan(r) != np.isnan(runs[0])).any() for r in runs)
-    bad = moved or apart > BOUND
-    print(f"{{setting:10}} {{NAME}}: {{RUNS}} runs differ by up to {{apart:.3g}}, allowed {{BOUND:.3g}}: {{'WRONG' if bad else 'right'}}")
-    if bad and setting in {failing}:
-        wrong.append(f"{{setting}}: runs differ by {{apart:.3g}}")
-assert not wrong, wrong
-print("The defect is gone.")
-"""
+    print(f"{{setting:10}} {{NAME}}: {{RUNS}} runs differ by up to {{apart:.3g}}{{', some in NaN' if moved else ''}}, allowed {{BOUND:.3g}}")
+    {_noted(finding, "(moved or apart > BOUND)")}:
+        bad.append(setting)
+{_end(finding, "runs differ")}"""
 
 
-_WRITES = """\
-wrong = []
-for setting in {settings}:
-    call = load(setting)
-    before = {{name: array.copy() for name, array in inputs.items()}}
-    call()
+def _writes(finding: Finding) -> str:
+    return f"""\
+bad, before = [], {{name: array.copy() for name, array in inputs.items()}}
+{_loop(finding)}
+    run(inputs)
     written = [name for name, array in inputs.items() if array.tobytes() != before[name].tobytes()]
-    inputs.update(before)
+    inputs.update({{name: array.copy() for name, array in before.items()}})
     print(f"{{setting:10}} {{'WROTE into its input ' + ', '.join(written) if written else 'left its inputs alone'}}")
-    if written and setting in {failing}:
-        wrong.append(f"{{setting}}: wrote into {{', '.join(written)}}")
-assert not wrong, wrong
-print("The defect is gone.")
-"""
+    {_noted(finding, "written")}:
+        bad.append(setting)
+{_end(finding, "inputs are written")}"""
 
 
 def _fails(finding: Finding) -> str:
-    settings, failing = _settings(finding)
+    first = "".join("        for others in earlier:\n            run(others)\n" for _ in finding.case.before[:1])
     return f"""\
-failing = []
-for setting in {settings}:
+bad = []
+for setting in {finding.settings!r}:
     try:
-        load(setting)()
+        run = load(setting)
+{first}        run(inputs)
         print(f"{{setting:10}} runs")
     except Exception as e:
         print(f"{{setting:10}} fails: {{type(e).__name__}}: {{str(e).strip()[:500]}}")
-        if setting in {failing}:
-            failing.append(setting)
-assert not failing, f"a valid model fails at {{failing}}"
-print("The defect is gone.")
-"""
+        {_noted(finding, "True").replace("True and ", "").replace("if True", "if setting")}:
+            bad.append(setting)
+{_end(finding, "a valid model fails")}"""
 
 
 def _deadly(finding: Finding, timeout: float, memory: int) -> str:
     """Each setting runs in a child process, so that the script survives what it shows."""
-    settings, failing = _settings(finding)
     kind = finding.verdict.verdict
     words = {"crash": "is killed", "hang": f"gives no answer within {timeout:g} s", "oom": f"uses more than {memory >> 20} MiB"}[kind]
+    first = "    for others in earlier:\n        run(others)\n" if finding.case.before else ""
+    watch = _FED.format(memory=memory) if kind == "oom" else _TIMED.format(timeout=timeout)
     return f"""\
-SECONDS, BYTES = {timeout:g}, {memory}
-
-
-def watch(setting):
-    \"\"\"How a child process that runs this setting ends.\"\"\"
-    child = subprocess.Popen([sys.executable, __file__, setting])
-    end = time.time() + SECONDS
-    while child.poll() is None:
-        pages = 0
-        try:
-            with open(f"/proc/{{child.pid}}/statm") as f:
-                pages = int(f.read().split()[1])
-        except (OSError, IndexError):
-            pass  # not Linux, or it has just ended
-        if time.time() > end or pages * 4096 > BYTES:
-            child.kill()
-            child.wait()
-            return "hang" if time.time() > end else "oom"
-        time.sleep(0.05)
-    return {{0: "runs", 77: "missing", 3: "fails", 4: "oom"}}.get(child.returncode, "crash")
-
+{watch}
 
 if len(sys.argv) > 1:
-    try:
-        load(sys.argv[1])()
-    except MemoryError:
-        sys.exit(4)
-    except Exception as e:
-        print(f"{{type(e).__name__}}: {{str(e).strip()[:500]}}")
-        sys.exit(4 if "alloc" in str(e) else 3)
+    run = load(sys.argv[1])
+{first}    run(inputs)
     sys.exit(0)
-
-ends = {{setting: watch(setting) for setting in {settings}}}
-for setting, how in ends.items():
-    print(f"{{setting:10}} {{how}}")
+ends = {{setting: watch(setting) for setting in {finding.settings!r}}}
+print(*[f"{{setting:10}} {{how}}" for setting, how in ends.items()], sep="\\n")
 if "missing" in ends.values():
     sys.exit(77)
-bad = [setting for setting in {failing} if ends[setting] == "{kind}"]
-assert not bad, f"{words} at {{bad}}"
-print("The defect is gone.")
+bad = [setting for setting in {finding.failing!r} if ends[setting] == "{kind}"]
+{_end(finding, words)}"""
+
+
+_TIMED = """\
+def watch(setting):
+    \"\"\"How a process of its own that runs this setting ends.\"\"\"
+    try:
+        code = subprocess.run([sys.executable, __file__, setting], timeout={timeout:g}).returncode
+    except subprocess.TimeoutExpired:
+        return "hang"
+    return {{0: "runs", 1: "fails", 77: "missing"}}.get(code, "crash")
+"""
+_FED = """\
+def watch(setting):
+    \"\"\"How a process of its own that runs this setting ends; /proc tells its memory, in pages.\"\"\"
+    child = subprocess.Popen([sys.executable, __file__, setting], stderr=subprocess.PIPE, text=True)
+    while child.poll() is None:
+        if int(Path(f"/proc/{{child.pid}}/statm").read_text().split()[1]) * 4096 > {memory}:
+            child.kill()
+            return "oom"
+        time.sleep(0.05)
+    refused = any(word in child.stderr.read() for word in ("MemoryError", "alloc"))
+    return "oom" if refused else {{0: "runs", 1: "fails", 77: "missing"}}.get(child.returncode, "crash")
 """
 
-
-_CHECKS = {"wrong": _values, "nonfinite": _values, "imprecise": _values, "mistyped": _types, "unstable": _unstable, "broken": _fails, "refused": _fails}
+_CHECKS = {"mistyped": _types, "unstable": _unstable, "broken": _fails, "refused": _fails}

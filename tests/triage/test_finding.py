@@ -111,7 +111,7 @@ def test_every_kind_of_misbehaviour_gets_a_script(setting: str, tmp_path: Path) 
     finding = found(Case(model(dtype="float"), {"x": np.array([-1, 0, 0.5, 2.0], np.float32)}), f"liar:ok+{setting}", timeout=2.0)
     script = repro(finding, timeout=20)
     ast.parse(script)
-    assert len(script.splitlines()) < 120
+    assert len(script.splitlines()) <= 60
     if setting in ("element", "crash", "unstable"):  # a start of torch each
         (tmp_path / "repro.py").write_text(script)
         result = executed(tmp_path / "repro.py", ours=True)
@@ -131,7 +131,7 @@ def test_a_crash_does_not_take_the_script_along(relu_clip: Finding, tmp_path: Pa
     assert result.returncode == 1 and "is killed at ['all']" in result.stderr
     hang = Verdict("onnxruntime", "all", "hang")
     (tmp_path / "repro.py").write_text(
-        repro(Finding(relu_clip.cause, finding.case, hang, (), (hang,)), timeout=4).replace("    options = ort", "    time.sleep(99)\n    options = ort")
+        repro(Finding(relu_clip.cause, finding.case, hang, (), (hang,)), timeout=4).replace("    options = ort", "    import time\n    time.sleep(99)\n    options = ort")
     )
     result = executed(tmp_path / "repro.py")
     assert result.returncode == 1 and "gives no answer" in result.stderr
