@@ -1,52 +1,76 @@
-"""Which optimisation is guilty: turn off what a backend can turn off, until what is seen is seen no more.
+"""Which part of a compiler is guilty: turn off what it can turn off, stop it early, and ask where it fails.
 
-The guilty set is minimal: with all of it off the fault is gone, with any part of it left on it is back.
+The guilty set of switches is minimal: with all of it off the fault is gone, with any part of it left on it is back.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from math import inf
 
 from oracles import plugin
 from oracles.plugin import Target
 from oracles.pool import GIB, run
 from oracles.records import Case, Outcome
-from oracles.worker import ASK
+from oracles.worker import ASK, STEPS
+
+Shows = Callable[[Outcome], bool]
 
 
 def blame(
-    case: Case, backend: str, setting: str, shows: Callable[[Outcome], bool], timeout: float = 60.0, memory: int = 4 * GIB, runs: int = 64
+    case: Case, backend: str, setting: str, shows: Shows, timeout: float = 60.0, memory: int = 4 * GIB, runs: int = 64, seconds: float = inf
 ) -> tuple[str, ...]:
     """Names of the optimisations without which the outcome no longer `shows` the fault.
 
-    Empty when the fault is there with everything off, when it does not show at all, or when there is nothing to turn off.
-    A run that fails in another way is no cure. At most about `runs` compilations.
+    Empty when the fault is there with everything off, when it does not show at all, when there is nothing to turn off, and when
+    `runs` compilations or the seconds are spent before the set is minimal. A run that fails in another way is no cure.
     """
     names = switches(case, backend, setting, timeout, memory)
-    left = runs
+    left, end = runs, time.monotonic() + seconds
+
+    def late() -> bool:
+        return left <= 0 or time.monotonic() >= end
 
     def cured(off: Sequence[str]) -> bool:
         nonlocal left
         left -= 1
-        (outcome,) = run(case, [Target(backend, ("~".join([setting, *off]),))], timeout=timeout, memory=memory)
-        return outcome.status == "ok" and not shows(outcome)
+        return cures(case, backend, setting, off, shows, timeout, memory)
 
     if not names or cured(()):
         return ()
     if not cured(names):  # some cannot all be off together: perhaps one of them alone is the cure
-        return next(((name,) for name in names if left > 0 and cured((name,))), ())
+        return next(((name,) for name in names if not late() and cured((name,))), ())
     guilty, step = list(names), max(1, len(names) // 2)
-    while left > 0:
+    while len(guilty) > 1:
         for start in range(0, len(guilty), step):
             fewer = guilty[:start] + guilty[start + step :]
-            if fewer and left > 0 and cured(fewer):
+            if late():
+                return ()
+            if fewer and cured(fewer):
                 guilty = fewer
                 break
         else:
             if step == 1:
                 break
             step //= 2
+        step = min(step, max(1, len(guilty) // 2))
     return tuple(guilty)
+
+
+def cures(case: Case, backend: str, setting: str, off: Sequence[str], shows: Shows, timeout: float = 60.0, memory: int = 4 * GIB) -> bool:
+    """Whether a case runs, and no longer `shows` the fault, with these switches off: what is asked when a cure is transplanted."""
+    (outcome,) = run(case, [Target(backend, ("~".join([setting, *off]),))], timeout=timeout, memory=memory)
+    return outcome.status == "ok" and not shows(outcome)
+
+
+def stage(case: Case, backend: str, shows: Shows, timeout: float = 60.0, memory: int = 4 * GIB) -> str:
+    """The first part of the compiler with which the fault is made, when the compiler can be stopped behind it; else empty."""
+    for setting, name in plugin.find(backend).stages:
+        (outcome,) = run(case, [Target(backend, (setting,))], timeout=timeout, memory=memory)
+        if outcome.status != "unsupported" and shows(outcome):
+            return name
+    return ""
 
 
 def switches(case: Case, backend: str, setting: str, timeout: float = 60.0, memory: int = 4 * GIB) -> list[str]:
@@ -54,7 +78,18 @@ def switches(case: Case, backend: str, setting: str, timeout: float = 60.0, memo
     if plugin.find(backend).switches is None:
         return []
     for asked in (case, Case(b"", {})):  # asked about nothing, when the question itself crashes: all there is
-        (outcome,) = run(asked, [Target(backend, (setting + ASK,))], timeout=timeout, memory=memory)
-        if outcome.status == "ok" and outcome.outputs is not None:
-            return [str(name) for name in outcome.outputs["switches"]]
+        names = _asked(asked, backend, setting + ASK, timeout, memory)
+        if names is not None:
+            return names
     return []
+
+
+def failing_step(case: Case, backend: str, setting: str, timeout: float = 60.0, memory: int = 4 * GIB) -> str:
+    """The step of a compilation that raises; empty when none does, or when the process dies with it."""
+    names = _asked(case, backend, setting + STEPS, timeout, memory) if plugin.find(backend).steps is not None else None
+    return names[-1] if names else ""
+
+
+def _asked(case: Case, backend: str, question: str, timeout: float, memory: int) -> list[str] | None:
+    (outcome,) = run(case, [Target(backend, (question,))], timeout=timeout, memory=memory)
+    return [str(name) for name in outcome.outputs["names"]] if outcome.status == "ok" and outcome.outputs is not None else None

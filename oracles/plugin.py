@@ -26,6 +26,8 @@ Compiled = Callable[[Mapping[str, np.ndarray]], Mapping[str, Any]]
 Compile = Callable[[bytes, str], Compiled]
 #: (model, setting) -> names of the optimisations at work; the setting "all~A~B" is "all" without A and B.
 Switches = Callable[[bytes, str], Sequence[str]]
+#: (model, setting) -> the steps of a compilation up to the one in which it fails; nothing when it does not fail.
+Steps = Callable[[bytes, str], Sequence[str]]
 #: What a message says, as a regular expression on "TypeName: message", and why it means "does not implement this".
 Refusals = Sequence[tuple[str, str]]
 
@@ -44,11 +46,15 @@ class Backend:
     warm               imports and first-time costs, paid when a worker starts and never counted against a time limit
     requires           modules that have to be importable; the distribution of the first gives the version
     module             where the worker finds the function again
+    planted            settings that run only when they are named: broken on purpose, or kept to be compared with
     strict             it declares that every operator is computed in its own format with float32 accumulators and rounded once, and
                        that nothing is folded across operators: only then is a whole array that is further off than that `imprecise`
     under_test         False for what exists to test Assay itself: it runs only when it is named
     tools              commands of which one has to be on the path (compilers); none needed when empty
     switches           what can be turned off one by one in a compilation, to find out which optimisation is guilty
+    steps              the steps of a compilation up to the one that fails
+    stages             (setting, name of a part of the compiler): this setting, which need not be one of `settings`, runs nothing behind
+                       that part; the first one that shows a fault is where it is made
     defect             why a plugin could not be loaded
     """
 
@@ -68,6 +74,9 @@ class Backend:
     switches: Switches | None = None
     defect: str = ""
     strict: bool = False
+    planted: tuple[str, ...] = ()
+    steps: Steps | None = None
+    stages: tuple[tuple[str, str], ...] = ()
 
     def version(self) -> str | None:
         """Of the installed distribution, without importing it; None when it is not installed."""
@@ -114,10 +123,13 @@ def backend(
     requires: Sequence[str] = (),
     tools: Sequence[str] = (),
     switches: Switches | None = None,
+    steps: Steps | None = None,
+    stages: Sequence[tuple[str, str]] = (),
     distribution: str = "",
     install: str = "",
     under_test: bool = True,
     strict: bool = False,
+    planted: Sequence[str] = (),
 ) -> Callable[[Compile], Compile]:
     """Register a function (model, setting) -> callable(inputs) -> outputs as a backend.
 
@@ -151,6 +163,9 @@ def backend(
             tuple(tools),
             switches,
             strict=strict,
+            planted=tuple(planted),
+            steps=steps,
+            stages=tuple(stages),
         )
         return compile
 
@@ -208,8 +223,8 @@ def parse(text: str) -> list[Target]:
             base, off = split(s)
             if off and b.switches is None:
                 raise UsageError(f"backend '{name}' has nothing that could be turned off: write {name}:{base}")
-            if base not in b.settings:
-                raise UsageError(f"backend '{name}' has no setting '{base}'{_nearest(base, b.settings)}; it has {', '.join(b.settings)}")
+            if base not in b.settings and base not in b.planted:
+                raise UsageError(f"backend '{name}' has no setting '{base}'{_nearest(base, (*b.settings, *b.planted))}; it has {', '.join(b.settings)}")
         chosen.setdefault(name, []).extend(s for s in settings if s not in chosen.get(name, []))
     return [Target(name, tuple(settings)) for name, settings in chosen.items()]
 

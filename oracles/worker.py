@@ -31,6 +31,8 @@ from oracles.records import Outcome
 
 #: A setting followed by this asks what can be turned off in it, instead of running the model.
 ASK = "?"
+#: ... and by this, which of its steps fails.
+STEPS = "?steps"
 _F_SETSIG = 10  # fcntl.F_SETSIG, which Python names only since 3.14
 _CHECK_EVERY = 64
 
@@ -96,9 +98,10 @@ def answer(
     before = _copied(inputs)
     begun, done = time.perf_counter(), list[Mapping[str, Any]]()
     try:
-        if setting.endswith(ASK):
-            names = backend.switches(model, setting[: -len(ASK)]) if backend.switches is not None else ()
-            return Outcome(backend.name, setting, "ok", {"switches": np.array(list(names), dtype=object)})
+        for ending, question in ((STEPS, backend.steps), (ASK, backend.switches)):
+            if setting.endswith(ending):
+                names = question(model, setting[: -len(ending)]) if question is not None else ()
+                return Outcome(backend.name, setting, "ok", {"names": np.array(list(names), dtype=object)})
         compiled = backend.compile(model, setting)
         prepare = getattr(compiled, "prepare", None)
         if prepare is not None:
@@ -111,7 +114,9 @@ def answer(
         seconds = time.perf_counter() - begun
         second = {name: _kept(v) for name, v in compiled(before).items()} if again else first
         differs = first.keys() != second.keys() or not all(same(first[name], second[name]) for name in first)
-        outcome = Outcome(backend.name, setting, "ok", first, second if differs else None, stage, "", seconds, tuple(done))
+        words_of = getattr(compiled, "words", None)
+        said = "" if words_of is None else words_of()
+        outcome = Outcome(backend.name, setting, "ok", first, second if differs else None, stage, said, seconds, tuple(done))
     except Exception as e:  # a backend's own failure is what we are here to capture
         status, message = classify(e, backend.unsupported)
         return Outcome(backend.name, setting, status, None, None, stage, message, time.perf_counter() - begun, tuple(done))

@@ -41,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "unfused": {"max_fusion_size": 1, "epilogue_fusion": False, "pattern_matcher": False, "cpp.max_horizontal_fusion_size": 1, "inplace_buffers": False},
     "fused": {"aggressive_fusion": True, "max_fusion_size": 256, "cpp.max_horizontal_fusion_size": 64, "freezing": True},
 }
+DECOMPOSED = "decomposed"  # to ATen's core operators, and run by ATen
 #: What turns one part of the compiler off.
 SWITCHES: dict[str, dict[str, Any]] = {
     "vectorisation": {"cpp.simdlen": 1},
@@ -112,6 +113,7 @@ def _tidy_up() -> None:
     requires=["torch"],
     unsupported=UNSUPPORTED,
     switches=switches,
+    stages=[("off", "capture and functionalisation"), (DECOMPOSED, "decompositions")],
     tools=["g++", "clang++"],
     install="pip install torch, and the system's g++",
 )
@@ -123,7 +125,7 @@ def inductor(model: bytes, setting: str) -> Compiled:
 
     program = Program(model)
     base, off = split(setting)
-    options = {**OPTIONS[base], **{k: v for name in off for k, v in SWITCHES[name].items()}, "fx_graph_cache": False}
+    options = {**OPTIONS.get(base, {}), **{k: v for name in off for k, v in SWITCHES[name].items()}, "fx_graph_cache": False}
     if next(_models) % TIDY_EVERY == 0:
         _tidy_up()
     torch.compiler.reset()
@@ -134,7 +136,7 @@ def inductor(model: bytes, setting: str) -> Compiled:
         values = _tensors(program, feeds)
         with torch.no_grad():
             traced = trace(program, values)
-            how: dict[str, Any] = {"backend": "aot_eager"} if base == "off" else {"backend": "inductor", "options": options}
+            how: dict[str, Any] = {"backend": _EAGER[base]} if base in _EAGER else {"backend": "inductor", "options": options}
             traced.graph = torch.compile(traced.graph, dynamic=False, fullgraph=True, **how)
             traced.graph(*(v.clone() for v in values.values()))
         if traced.looked:
@@ -207,4 +209,5 @@ def trace(program: Any, values: Mapping[str, Any]) -> Traced:
     return Traced(graph, names, looked)
 
 
+_EAGER = {"off": "aot_eager", DECOMPOSED: "aot_eager_decomp_partition"}
 _LOOKS = {"item", "tolist", "__int__", "__float__", "__bool__", "__index__", "numpy"}

@@ -40,6 +40,9 @@ UNSUPPORTED = (
 )
 
 
+IMPORTED = "imported"  # the module as it is imported, done by torch: not TVM's own code, so it is asked only whether it agrees with TVM
+
+
 def warm() -> None:
     """The first compilation loads LLVM's target and takes half a second."""
     import onnx
@@ -58,17 +61,37 @@ def warm() -> None:
     requires=["tvm"],
     unsupported=UNSUPPORTED,
     switches=lambda model, setting: switches(model, setting),
+    steps=lambda model, setting: failing(model, setting),
+    stages=[(IMPORTED, "the importer from ONNX")],
     distribution="apache-tvm",
 )
 def tvm(model: bytes, setting: str) -> Compiled:
-    return load(model, passes(model, setting))
+    return imported(model) if setting == IMPORTED else load(model, passes(model, setting), [name for name in split(setting)[1] if name in _ON_STATEMENTS])
 
 
-def load(model: bytes, names: Sequence[str]) -> Compiled:
-    """Import, run these passes in this order, compile: what a pass bisection calls with shorter and shorter lists."""
-    import onnx
+def load(model: bytes, names: Sequence[str], disabled: Sequence[str] = (), instruments: Sequence[Any] = ()) -> Compiled:
+    """Import, run these passes in this order, compile without the `disabled` passes on loops: what a bisection calls with shorter lists."""
     import tvm as t
     from tvm import relax
+
+    module, inputs, outputs = _module(model)
+    target = t.target.Target("llvm")
+    pipeline = _pipeline(names, target)
+    with t.transform.PassContext(opt_level=3, disabled_pass=list(disabled), instruments=list(instruments)):
+        executable = t.compile(module, target=target, relax_pipeline=pipeline)
+    device: Any = t.cpu()
+    main = relax.VirtualMachine(executable, device)["main"]
+
+    def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        results = main(*[_tensor(feeds[name]) for name in inputs])
+        return dict(zip(outputs, [_array(results)] if len(outputs) == 1 else [_array(r) for r in results], strict=True))
+
+    return call
+
+
+def _module(model: bytes) -> tuple[Any, list[str], list[str]]:
+    """The imported module with the names of its inputs and outputs."""
+    import onnx
     from tvm.relax.frontend.onnx import from_onnx
 
     proto = onnx.load_from_string(model)
@@ -79,19 +102,51 @@ def load(model: bytes, names: Sequence[str]) -> Compiled:
     inputs = [i.name for i in proto.graph.input if i.name not in known]
     outputs = [o.name for o in proto.graph.output]
     importer: Any = from_onnx  # annotated as taking a GraphProto; it takes a ModelProto
-    module = importer(proto, keep_params_in_input=False)
-    target = t.target.Target("llvm")
-    pipeline = _pipeline(names, target)
-    with t.transform.PassContext(opt_level=3):
-        executable = t.compile(module, target=target, relax_pipeline=pipeline)
-    device: Any = t.cpu()
-    main = relax.VirtualMachine(executable, device)["main"]
+    return importer(proto, keep_params_in_input=False), inputs, outputs
+
+
+def imported(model: bytes) -> Compiled:
+    """The imported module with torch in place of TVM's operators: wrong in the same way as TVM when the importer is to blame.
+
+    Raises Unsupported for an operator that TVM's own converter to torch does not know. It forgets attributes of some others, so
+    its results prove something only when they agree with others.
+    """
+    import torch
+    from tvm.relax.relax_to_pyfunc_converter import RelaxToPyFuncConverter
+
+    module, inputs, outputs = _module(model)
+    function: Any = RelaxToPyFuncConverter(module).convert(["main"]).pyfuncs["main"]
 
     def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        results = main(*[_tensor(feeds[name]) for name in inputs])
-        return dict(zip(outputs, [_array(results)] if len(outputs) == 1 else [_array(r) for r in results], strict=True))
+        results = function(*[torch.from_numpy(np.array(feeds[name])) for name in inputs])
+        values = [results] if len(outputs) == 1 else list(results)
+        if any(not isinstance(v, torch.Tensor) for v in values):
+            raise Unsupported(f"tvm: its converter to torch does not know {str(values)[:80]}")
+        return {name: v.numpy() for name, v in zip(outputs, values, strict=True)}
 
     return call
+
+
+def failing(model: bytes, setting: str) -> list[str]:
+    """The passes begun before the one that raises, that one last; "the importer from ONNX" when it does not come to that."""
+    import tvm as t
+
+    done, at = ["the importer from ONNX"], list[str]()
+
+    @t.instrument.pass_instrument
+    class Watch:
+        def run_before_pass(self, module: Any, info: Any) -> None:
+            at.append(str(info.name))
+
+        def run_after_pass(self, module: Any, info: Any) -> None:
+            done.append(at.pop())
+
+    try:
+        load(model, passes(model, setting), instruments=[Watch()])
+    except Exception:  # this is asked about models that fail
+        begun = [name for name in at if name not in _CONTAINERS]
+        return [*done, *begun[:1]] if begun else done[:1] if len(done) == 1 else [*done, "code generation"]
+    return []
 
 
 def _narrow(element: int) -> bool:
@@ -108,7 +163,8 @@ def passes(model: bytes, setting: str) -> list[str]:
 
 def switches(model: bytes, setting: str) -> list[str]:
     """Passes that can be left out; FuseOps stands for itself and its companions, which make no sense alone."""
-    return [name for name in dict.fromkeys(passes(model, setting)) if name not in _NECESSARY and name not in _FUSION[1:]]
+    mine = [name for name in dict.fromkeys(passes(model, setting)) if name not in _NECESSARY and name not in _FUSION[1:]]
+    return [*mine, *(name for name in _ON_STATEMENTS if name not in split(setting)[1])]
 
 
 def _passes(model: bytes, setting: str) -> list[str]:
@@ -145,6 +201,14 @@ _ON_LOOPS = [
     "FoldConstant", "EliminateCommonSubexpr", "DeadCodeElimination", "CanonicalizeBindings", "ConvertToDataflow", "TopologicalSort",
     "DataflowUseInplaceCalls", "RemoveUnusedOutputs", "RemoveUnusedParameters",
 ]  # fmt: skip
+
+
+#: Passes on the loops of a compiled kernel that only make it faster; turned off by name in TVM's own way.
+_ON_STATEMENTS = (
+    "tirx.CommonSubexprElim", "tirx.RemoveNoOp", "tirx.StorageRewrite", "tirx.UnrollLoop", "tirx.VectorizeLoop", "s_tir.HoistIfThenElse",
+    "s_tir.InjectDoubleBuffer", "s_tir.LoopPartition", "s_tir.RenormalizeSplitPattern", "s_tir.RewriteUnsafeSelect", "s_tir.CompactBufferAllocation",
+)  # fmt: skip
+_CONTAINERS = {"run", "sequential", "_pipeline"}
 
 
 def _some(source: random.Random, names: Sequence[str]) -> list[str]:
