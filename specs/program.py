@@ -66,6 +66,22 @@ class Node:
         return f"{self.op.name}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}"
 
 
+class Call(Node):
+    """A call of one of the model's functions, kept as a call."""
+
+    __slots__ = ("body",)
+    body: Program
+
+    def evaluate(self, args: Sequence[Any], apply: Apply) -> list[Any]:
+        """Its results by its body."""
+        feeds = {name: value for name, value in zip(self.inputs, args, strict=True) if name}
+        return list(self.body.run(feeds, apply).values())
+
+
+def _by_body(node: Call, *args: Any) -> tuple[Any, ...]:
+    return tuple(node.evaluate(args, plain))
+
+
 class Graph:
     """Inputs, constants and nodes in order; sub-graphs see the values of the graphs around them."""
 
@@ -78,13 +94,18 @@ class Graph:
 class Program:
     """A model parsed for evaluation. `inputs` maps graph input names to (format, shape); unknown dims are None or a name."""
 
-    def __init__(self, model: bytes | onnx.ModelProto, promote: torch.dtype | None = None) -> None:
-        """Raises Unsupported for an operator without a meaning, UsageError for a model that cannot be parsed."""
-        proto = _parse(model)
+    def __init__(self, model: bytes | onnx.ModelProto, promote: torch.dtype | None = None, keep: frozenset[str] = frozenset()) -> None:
+        """`keep` names domains whose functions stay calls: nodes of the class Call.
+
+        Raises Unsupported for an operator without a meaning, UsageError for a model that cannot be parsed.
+        """
+        proto = parse(model)
+        self._functions = {(f.domain, f.name): f for f in proto.functions if f.domain in keep}
         if proto.functions:
             import onnx.inliner
 
-            proto = onnx.inliner.inline_local_functions(proto)
+            kept = list(self._functions)
+            proto = onnx.inliner.inline_selected_functions(proto, kept, exclude=True) if kept else onnx.inliner.inline_local_functions(proto)
         inferred = _with_types(proto)
         self.promote = promote
         self.opsets = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
@@ -109,6 +130,8 @@ class Program:
 
     def _node(self, proto: onnx.NodeProto) -> Node:
         domain = "" if proto.domain == "ai.onnx" else proto.domain
+        if (domain, proto.op_type) in self._functions:
+            return self._call(proto)
         op = find(proto.op_type, domain)
         if op is None:
             raise Unsupported(f"no meaning for operator {domain + '.' if domain else ''}{proto.op_type}")
@@ -124,6 +147,17 @@ class Program:
         node.promote = self.promote
         node.in_formats = [self.formats.get(i) for i in proto.input]
         node.out_formats = [self.formats.get(o) or _bound(found, k, node.in_formats) for k, o in enumerate(proto.output)]
+        self.formats.update({o: f for o, f in zip(proto.output, node.out_formats, strict=True) if f is not None})
+        return node
+
+    def _call(self, proto: onnx.NodeProto) -> Node:
+        """A call that stays one: its body is a program of its own, over the call's operands."""
+        body = _alone(proto, self._functions, self.formats, self.opsets)
+        attrs = {a.name: attribute(a) for a in proto.attribute}
+        node = Call(Operator(proto.op_type, proto.domain, _by_body), proto.name, list(proto.input), list(proto.output), attrs, {}, 1, 1)
+        node.body, node.promote = Program(body, self.promote), self.promote
+        node.in_formats = [self.formats.get(i) for i in proto.input]
+        node.out_formats = [node.body.formats.get(o) for o in proto.output]
         self.formats.update({o: f for o, f in zip(proto.output, node.out_formats, strict=True) if f is not None})
         return node
 
@@ -253,13 +287,27 @@ def attribute(a: onnx.AttributeProto) -> Any:
 
 
 # parsing ---------------------------------------------------------------------------------------------------------------
-def _parse(model: bytes | onnx.ModelProto) -> onnx.ModelProto:
+def parse(model: bytes | onnx.ModelProto) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
         return model
     try:
         return onnx.load_from_string(model)
     except Exception as e:  # protobuf raises its own DecodeError, which is not importable without its private modules
         raise UsageError(f"not an ONNX model: {e}") from e
+
+
+def _alone(call: onnx.NodeProto, functions: Mapping[Any, onnx.FunctionProto], formats: Mapping[str, Format], opsets: Mapping[str, int]) -> onnx.ModelProto:
+    """A model of one call: its operands, of unknown shapes, are the inputs."""
+    names = list(dict.fromkeys(i for i in call.input if i))
+    inputs = list[onnx.ValueInfoProto]()
+    for name in names:
+        if name not in formats:
+            raise Unsupported(f"{call.op_type}: the type of '{name}' is not known")
+        inputs.append(onnx.helper.make_tensor_value_info(name, formats[name].onnx, None))
+    outputs = [onnx.helper.make_empty_tensor_value_info(o) for o in call.output if o]
+    graph = onnx.helper.make_graph([call], "call", inputs, outputs)
+    imports = [onnx.helper.make_opsetid(d, v) for d, v in opsets.items()]
+    return onnx.helper.make_model(graph, functions=list(functions.values()), opset_imports=imports, ir_version=10)
 
 
 def _with_types(proto: onnx.ModelProto) -> onnx.ModelProto:

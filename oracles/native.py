@@ -1,0 +1,248 @@
+"""C++ kernels: built on demand, cached by content, called through the C interface of `kernels/src/kernel.h`."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oracles import guard
+from oracles.guard import Placed, Regime, Room
+from oracles.kernel import SOURCES, Kernel
+from specs.rule import Unsupported
+
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+COMPILERS = ("g++", "clang++", "c++")
+_INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("type", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
+class _Attribute(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("n", ctypes.c_int64),
+        ("ints", ctypes.POINTER(ctypes.c_int64)),
+        ("floats", ctypes.POINTER(ctypes.c_double)),
+        ("text", ctypes.c_char_p),
+    )
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (
+        ("inputs", ctypes.POINTER(_Tensor)),
+        ("n_in", ctypes.c_int),
+        ("outputs", ctypes.POINTER(_Tensor)),
+        ("n_out", ctypes.c_int),
+        ("attrs", ctypes.POINTER(_Attribute)),
+        ("n_attrs", ctypes.c_int),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_int64),
+        ("threads", ctypes.c_int),
+    )
+
+
+# building --------------------------------------------------------------------------------------------------------------
+def cache() -> Path:
+    """Where built kernels are kept: $FUZZ_CACHE, or the user's cache directory."""
+    told = os.environ.get("FUZZ_CACHE")
+    base = Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onnx-assay"
+    return base / "kernels"
+
+
+@functools.cache
+def compiler() -> tuple[str, str]:
+    """Path and version of the C++ compiler. Raises Unsupported when there is none."""
+    for name in (*([os.environ["CXX"]] if os.environ.get("CXX") else []), *COMPILERS):
+        path = shutil.which(name)
+        if path:
+            return path, subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[0]
+    raise Unsupported(f"a C++ kernel needs a compiler, and none of {', '.join(COMPILERS)} is on the path; for example `apt install g++`")
+
+
+@functools.cache
+def _processor() -> str:
+    """What -march=native depends on: a cache may be shared by machines."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+    return next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
+
+
+def sources(source: Path) -> dict[str, bytes]:
+    """A source and everything it includes by name in quotes, from its own folder or the shipped one."""
+    found, todo = dict[str, bytes](), [source]
+    while todo:
+        path = todo.pop()
+        if str(path) in found:
+            continue
+        text = found[str(path)] = path.read_bytes()
+        for name in _INCLUDE.findall(text):
+            near = next((p for p in (path.parent / name.decode(), SOURCES / name.decode()) if p.exists()), None)
+            if near is not None:
+                todo.append(near)
+    return found
+
+
+def build(kernel: Kernel, defect: str = "") -> Path:
+    """The shared library of a kernel, compiled unless the cache has it. Raises Unsupported without a compiler, RuntimeError with its words."""
+    if kernel.library is not None:
+        if not kernel.library.exists():
+            raise RuntimeError(f"kernel {kernel.name}: its library {kernel.library} does not exist")
+        return kernel.library
+    assert kernel.source is not None
+    if not kernel.source.exists():
+        raise RuntimeError(f"kernel {kernel.name}: its source {kernel.source} does not exist")
+    path, version = compiler()
+    flags = [*FLAGS, *kernel.flags, *([f"-DDEFECT_{defect.upper().replace('-', '_')}"] if defect else [])]
+    texts = sources(kernel.source)
+    digest = hashlib.blake2b(repr((sorted(texts.values()), flags, version, _processor())).encode(), digest_size=12).hexdigest()
+    built = cache() / f"{kernel.source.stem}-{digest}.so"
+    if not built.exists():
+        _compile(kernel, [path, *flags, f"-I{kernel.source.parent}", f"-I{SOURCES}", str(kernel.source)], built)
+    return built
+
+
+def _compile(kernel: Kernel, command: list[str], built: Path) -> None:
+    """Into a file of its own first: two processes may build the same kernel at the same time."""
+    built.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=built.stem, suffix=".part", dir=built.parent)
+    os.close(handle)
+    try:
+        done = subprocess.run([*command, "-o", name], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"kernel {kernel.name} does not compile: {_errors(done.stderr)}")
+        Path(name).chmod(0o755)
+        Path(name).replace(built)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _errors(text: str) -> str:
+    lines = [line for line in text.splitlines() if re.search(r"\berror\b|undefined reference", line)]
+    return "\n".join((lines or text.splitlines())[:4])
+
+
+@functools.cache
+def _library(path: Path) -> ctypes.CDLL:
+    return ctypes.CDLL(str(path))
+
+
+def function(kernel: Kernel, symbol: str = "", defect: str = "") -> tuple[Any, Any]:
+    """The kernel's function and the one that says its workspace (None without). Raises RuntimeError for a symbol that is not there."""
+    symbol, path = symbol or kernel.symbol, build(kernel, defect)
+    try:
+        library = _library(path)
+    except OSError as e:
+        raise RuntimeError(f"kernel {kernel.name}: {kernel.library or kernel.source} cannot be loaded: {e}") from e
+    try:
+        entry = library[symbol]
+    except AttributeError:
+        raise RuntimeError(f'kernel {kernel.name}: there is no symbol {symbol} in {kernel.library or kernel.source}; is it extern "C"?') from None
+    entry.argtypes, entry.restype = [ctypes.POINTER(_Call)], ctypes.c_int
+    try:
+        wanted = library[f"{symbol}_workspace"]
+    except AttributeError:
+        return entry, None
+    wanted.argtypes, wanted.restype = [ctypes.POINTER(_Call)], ctypes.c_int64
+    return entry, wanted
+
+
+# calling ---------------------------------------------------------------------------------------------------------------
+class Native:
+    """A C function as a kernel: arrays in, arrays out, under a regime."""
+
+    def __init__(self, kernel: Kernel, symbol: str = "", defect: str = "") -> None:
+        self.kernel = kernel
+        self.entry, self.workspace = function(kernel, symbol, defect)
+
+    def __call__(
+        self,
+        attrs: Mapping[str, Any],
+        inputs: Sequence[tuple[int, np.ndarray] | None],
+        outputs: Sequence[tuple[int, Sequence[int], np.dtype] | None],
+        regime: Regime,
+    ) -> list[np.ndarray | None] | None:
+        """Outputs of (ONNX type, array) inputs for outputs of (ONNX type, shape, type); None: "not mine". Raises RuntimeError for what must not be."""
+        aligned, strided = self.kernel.aligned, self.kernel.strided
+        rooms = list[Room]()
+        try:
+            ins = [None if i is None else _noted(rooms, guard.place_input(i[1], regime, aligned, strided)) for i in inputs]
+            outs = [None if o is None else _noted(rooms, guard.place_output(o[1], o[2], regime, aligned)) for o in outputs]
+            given, made = _tensors(ins, [i[0] if i else 0 for i in inputs]), _tensors(outs, [o[0] if o else 0 for o in outputs])
+            listed = _attributes(attrs)
+            call = _Call(given, len(ins), made, len(outs), listed, len(listed), None, 0, max(1, min(regime.threads, self.kernel.threads)))
+            scratch = self._scratch(call, regime, rooms)
+            code = self.entry(ctypes.byref(call))
+            if trouble := guard.examine(ins, outs, scratch):
+                raise guard.KernelFault(trouble)
+            if code == 1:
+                return None
+            if code:
+                raise RuntimeError(f"returned {code}")
+            return [None if o is None else o.array.copy() for o in outs]
+        finally:
+            for room in rooms:
+                room.close()
+
+    def _scratch(self, call: _Call, regime: Regime, rooms: list[Room]) -> Room | None:
+        size = self.workspace(ctypes.byref(call)) if self.workspace is not None else 0
+        if size < 0:
+            raise RuntimeError(f"asked for a workspace of {size} bytes")
+        if not size:
+            return None
+        room = Room(size, 1, regime, True)
+        rooms.append(room)
+        room.content[:] = guard.DIRT if regime.dirty else 0
+        call.workspace, call.workspace_bytes = room.address, size
+        return room
+
+
+def _noted(rooms: list[Room], placed: Placed) -> Placed:
+    rooms.append(placed.room)
+    return placed
+
+
+def _tensors(placed: Sequence[Placed | None], types: Sequence[int]) -> Any:
+    made = (_Tensor * max(1, len(placed)))()
+    for t, p, kind in zip(made, placed, types, strict=False):
+        if p is not None:
+            rank = p.array.ndim
+            t.data, t.type, t.rank = p.room.address, kind, rank
+            t.shape, t.strides = (ctypes.c_int64 * rank)(*p.array.shape), (ctypes.c_int64 * rank)(*p.strides)
+    return made
+
+
+def _attributes(attrs: Mapping[str, Any]) -> Any:
+    """Numbers, lists of numbers and texts; tensors are not passed."""
+    found = list[_Attribute]()
+    for name, value in attrs.items():
+        if isinstance(value, str):
+            text = value.encode()
+            found.append(_Attribute(name.encode(), len(text), None, None, text))
+        elif isinstance(value, (bool, int, float)) or (isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)):
+            values = value if isinstance(value, list) else [value]
+            if any(isinstance(v, float) for v in values):
+                found.append(_Attribute(name.encode(), len(values), None, (ctypes.c_double * len(values))(*values), None))
+            else:
+                found.append(_Attribute(name.encode(), len(values), (ctypes.c_int64 * len(values))(*values), None, None))
+    return (_Attribute * len(found))(*found)
