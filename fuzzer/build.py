@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx.shape_inference
 from onnx import TypeProto, helper
 
 from fuzzer.emit import float_attributes
+from fuzzer.functions import call
 from fuzzer.grow import Growth
 from fuzzer.network import Network, Step, Value
 from specs import schema
@@ -53,6 +54,9 @@ class Builder(Choices):
                 v.uses += 1
         self.growth.steps.append(Step(op, domain, given, list(made), dict(attrs), operator, op))
         return made[0] if outputs == 1 else tuple(made)
+
+    def function(self, name: str, body: Callable[..., Any], *inputs: Value | None, **attrs: Any) -> Any:
+        return call(self, name, body, inputs, attrs)
 
     def weight(self, *dims: int, low: float | None = None, high: float | None = None) -> Value:
         v = self.growth.make("w", self.form, tuple(dims), "initializer", usable=False)

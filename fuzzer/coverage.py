@@ -41,7 +41,7 @@ def points(network: Network) -> set[str]:
     """Every point of a network, those in sub-graphs and functions too."""
     found = set[str]()
     for step in _steps([*network.steps, *(s for f in network.functions for s in f.body.steps)]):
-        if step.domain == "assay.functions":
+        if step.domain in ("assay.functions", "assay.kernels"):
             continue
         name = f"{step.domain}.{step.op}" if step.domain else step.op
         found.add(name)
@@ -60,7 +60,7 @@ def points(network: Network) -> set[str]:
 def _steps(steps: Iterable[Step]) -> Iterator[Step]:
     for step in steps:
         yield step
-        for body in step.bodies.values():
+        for body in (*step.bodies.values(), *([step.function] if step.function is not None else [])):
             yield from _steps(body.steps)
 
 

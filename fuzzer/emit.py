@@ -28,10 +28,25 @@ def emit(network: Network) -> onnx.ModelProto:
     nodes = [*constants, *_nodes(values, network.steps)]
     opsets = {"": network.opset, **dict.fromkeys(_domains(network.steps), 1)}
     graph = ir.Graph(inputs, [values[id(v)] for v in network.outputs], nodes=nodes, initializers=initializers, opset_imports=opsets, name="assay")
-    functions = [_function(f.name, f.body, network.opset) for f in network.functions]
+    functions = [_function(FUNCTIONS, f.name, f.body, network.opset) for f in network.functions]
     if functions:
         opsets[FUNCTIONS] = 1
+    calls = _calls([*network.steps, *(s for f in network.functions for s in f.body.steps)])
+    functions += [_function(s.domain, name, s.function, network.opset, tuple(s.attrs)) for name, s in calls.items() if s.function is not None]
     return ir.to_proto(ir.Model(graph, ir_version=IR_VERSION[network.opset], producer_name="onnx-assay", functions=functions))
+
+
+def _calls(steps: Sequence[Step]) -> dict[str, Step]:
+    """One call of every function that steps bring along, by name."""
+    found = dict[str, Step]()
+    for s in steps:
+        inner = [b.steps for b in s.bodies.values()]
+        if s.function is not None:
+            found[s.op] = s
+            inner.append(s.function.steps)
+        for part in inner:
+            found.update(_calls(part))
+    return found
 
 
 def _domains(steps: Sequence[Step]) -> set[str]:
@@ -70,7 +85,7 @@ def _tensor(v: Value) -> ir.TensorProtocol:
     content = _content(v)
     if v.format.kind == "string":
         return ir.StringTensor([str(s).encode() for s in content.reshape(-1).tolist()], shape=ir.Shape(content.shape), name=v.name)
-    return ir.tensor(content, dtype=ir.DataType(v.format.onnx), name=v.name)
+    return ir.Tensor(content, dtype=ir.DataType(v.format.onnx), name=v.name)
 
 
 def _type(v: Value) -> ir.TypeProtocol:
@@ -109,12 +124,13 @@ def _body(values: dict[int, ir.Value], name: str, body: Body) -> ir.Graph:
     return ir.Graph(inputs, [values[id(v)] for v in body.outputs], nodes=nodes, name=name)
 
 
-def _function(name: str, body: Body, opset: int) -> ir.Function:
+def _function(domain: str, name: str, body: Body, opset: int, attributes: Sequence[str] = ()) -> ir.Function:
     values: dict[int, ir.Value] = {}
     inputs = [_value(values, v) for v in body.inputs]
     nodes = _nodes(values, body.steps)
     graph = ir.Graph(inputs, [values[id(v)] for v in body.outputs], nodes=nodes, opset_imports={"": opset, **dict.fromkeys(_domains(body.steps), 1)}, name=name)
-    return ir.Function(FUNCTIONS, name, "", graph=graph, attributes=[])
+    names = [ir.Attr(a, ir.AttributeType.UNDEFINED, None) for a in attributes]
+    return ir.Function(domain, name, "", graph=graph, attributes=names)
 
 
 @cache

@@ -46,7 +46,8 @@ class Value:
 class Step:
     """One application of an operator. `inputs` and `outputs` hold None where an optional one is left out.
 
-    bodies  sub-graphs by attribute name; they see the values of the network around them
+    bodies    sub-graphs by attribute name; they see the values of the network around them
+    function  the meaning of a call in the domain assay.kernels
     """
 
     op: str
@@ -57,6 +58,7 @@ class Step:
     operator: Operator | None = None
     key: str = ""  # operator and formats, as the support matrix names them
     bodies: dict[str, Body] = field(default_factory=dict)
+    function: Body | None = None
 
 
 @dataclass(eq=False, slots=True)

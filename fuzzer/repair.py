@@ -15,7 +15,7 @@ TAME_BINARY = ("Add", "Sub")
 def tame(network: Network, at: str, source: Source) -> bool:
     """Replace the operator that produces `at`; False when it has no tame counterpart (then the case is drawn again)."""
     step = next((s for s in network.steps if any(v is not None and v.name == at for v in s.outputs)), None)
-    if step is None or step.bodies or len(step.outputs) != 1:
+    if step is None or step.bodies or step.function is not None or len(step.outputs) != 1:
         return False
     names = _counterparts(step)
     if not names:

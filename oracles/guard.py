@@ -183,5 +183,6 @@ def unwritten(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:
     return found if second is None else found & holds(second, POISON[1])
 
 
-def says(kernel: str, node: Any, what: str) -> KernelFault:
-    return KernelFault(f"kernel {kernel} at {node.op.name}: {what}")
+def where(kernel: str, node: Any) -> str:
+    """'kernel two-pass-softmax at Softmax'; of a function's name the suffix is left out."""
+    return f"kernel {kernel} at {node.op.name if not node.op.domain else node.op.name.split('_')[0]}"

@@ -90,17 +90,15 @@ class Substitution:
                 result = self.by(kernel, execute, wanted, run, node, args)
                 if result is not None:
                     return result
-        body = getattr(node, "body", None) if node.op.domain == FUNCTIONS else None
-        return None if body is None else list(body.evaluate(args, run))
+        return node.evaluate(args, run) if isinstance(node, program.Call) else None
 
     def by(self, kernel: Kernel, execute: Callable[..., Any], wanted: str, run: Run, node: Any, args: list[Any]) -> Any:
         """One kernel at one node; None when it says that this is not its own."""
-        body = getattr(node, "body", None) if node.op.domain == FUNCTIONS else None
-        honest = listed(run.honest(node, args)) if body is None else list(body.evaluate(args, Run(lambda r, n, a: None, base=self.plain)))
+        honest = node.evaluate(args, Run(lambda r, n, a: None, base=self.plain)) if isinstance(node, program.Call) else listed(run.honest(node, args))
         ins = [None if a is None else program.to_numpy(a, f) for a, f in zip(args, node.in_formats, strict=True)]
         want = [None if not o else program.to_numpy(h, f) for o, h, f in zip(node.outputs, honest, node.out_formats, strict=False)]
         note = ""
-        with _last_words(f"in kernel {kernel.name} at {node.op.name}"):
+        with _last_words(f"in {guard.where(kernel.name, node)}"):
             try:
                 got = execute(node, ins, want, PLAIN)
                 if got is not None:
@@ -108,11 +106,11 @@ class Substitution:
                     if self.hostile:
                         got, note = self._worst(execute, node, ins, want, got)
             except KernelFault as e:
-                raise guard.says(kernel.name, node, str(e)) from None
+                raise KernelFault(f"{guard.where(kernel.name, node)}: {e}") from None
             except Unsupported:
                 raise
             except Exception as e:  # whatever a stranger's kernel raises
-                raise RuntimeError(f"kernel {kernel.name} at {node.op.name}: {type(e).__name__}: {e}") from e
+                raise RuntimeError(f"{guard.where(kernel.name, node)}: {type(e).__name__}: {e}") from e
         if got is None:
             return None
         self._note(kernel, node, ins, note)

@@ -42,6 +42,15 @@ class Net(Protocol):
         """
         ...
 
+    def function(self, name: str, body: Callable[..., Any], *inputs: Tensor | None, **attrs: Any) -> Any:
+        """A call of an ONNX function in the domain assay.kernels, for a kernel to stand in for as a whole.
+
+        `body(net, *inputs)` composes it from standard operators, and is how everybody else runs it. Weights are made outside and
+        are inputs; what is no tensor is drawn outside, used in the body, and told to the kernel as attributes of the call.
+        Returns what the body returns. The name gets a suffix that tells bodies apart.
+        """
+        ...
+
     def weight(self, *dims: int, low: float | None = None, high: float | None = None) -> Any:
         """A trained parameter of this shape in the block's float format, contents in [low, high] when given."""
         ...
