@@ -72,10 +72,18 @@ def classify(error: BaseException, refusals: Refusals) -> tuple[Status, str]:
 
     NotImplementedError is Python's own way to say it; everything else has to be in the backend's table.
     """
-    said = words(error)
     if isinstance(error, (Unsupported, NotImplementedError)):
+        return "unsupported", tidy(words(error))
+    if isinstance(error, MemoryError):
+        return "oom", tidy(words(error))
+    return classify_words(words(error), refusals)
+
+
+def classify_words(said: str, refusals: Refusals) -> tuple[Status, str]:
+    """The same of an exception in another interpreter, of which only "TypeName: message" has come through."""
+    if re.match(r"(?:NotImplementedError|Unsupported):", said):
         return "unsupported", tidy(said)
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(said):
+    if OUT_OF_MEMORY.search(said):
         return "oom", tidy(said)
     if any(re.search(pattern, said) for pattern, _ in refusals):
         return "unsupported", tidy(said)

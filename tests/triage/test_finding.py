@@ -130,9 +130,8 @@ def test_a_crash_does_not_take_the_script_along(relu_clip: Finding, tmp_path: Pa
     result = executed(tmp_path / "repro.py")
     assert result.returncode == 1 and "is killed at ['all']" in result.stderr
     hang = Verdict("onnxruntime", "all", "hang")
-    (tmp_path / "repro.py").write_text(
-        repro(Finding(relu_clip.cause, finding.case, hang, (), (hang,)), timeout=4).replace("    options = ort", "    import time\n    time.sleep(99)\n    options = ort")
-    )
+    script = repro(Finding(relu_clip.cause, finding.case, hang, (), (hang,)), timeout=4)
+    (tmp_path / "repro.py").write_text(script.replace("    options = ort", "    import time\n    time.sleep(99)\n    options = ort"))
     result = executed(tmp_path / "repro.py")
     assert result.returncode == 1 and "gives no answer" in result.stderr
 
