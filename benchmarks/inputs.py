@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import Figures, Scale, benchmark
 from fuzzer.generate import Generated, generate_from
+from fuzzer.process import settle
 from fuzzer.sources import Seeded
 from specs.numerics import outputs
 from specs.program import Node, Program, plain
@@ -25,7 +26,7 @@ def inputs(scale: Scale) -> Figures:
     share_safe_as_drawn the same without replacing an operator of a network that has none (Acosh of a Tanh)
     share_gradient_path networks in which gradients pass every operator on the way from the float inputs to a float result
     """
-    torch.set_num_threads(1)
+    settle()
     figures = Figures()
     for nodes in (10, 20, 30):
         made = [generate_from(Seeded("inputs", nodes, i), nodes, check=False) for i in range(scale.count(600, 30))]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from benchmarks import Figures, Scale, benchmark
 from fuzzer.generate import generate_from
 from fuzzer.grow import Menu
 from fuzzer.menus import avoided
+from fuzzer.process import settle
 from fuzzer.sources import Seeded
 from oracles.adjoint import weigher
 from oracles.judge import judge_outcomes
@@ -21,7 +20,7 @@ from oracles.reference import reference
 @benchmark("throughput", cases_per_second_onnxruntime=(">=", 60.0))
 def throughput(scale: Scale) -> Figures:
     """10 nodes, ONNX Runtime with optimisation off and all, one worker, each case run twice at each level."""
-    torch.set_num_threads(1)
+    settle()
     targets, menu = parse("onnxruntime:off+all"), Menu(avoid=avoided("onnxruntime"))
     run(generate_from(Seeded("warm"), 1, menu).case, targets)
     spent = {"generate": 0.0, "reference": 0.0, "run": 0.0, "judge": 0.0}

@@ -120,7 +120,7 @@ class Growth:
         return False
 
     def _operator(self, form: Format | None) -> Operator:
-        bag = _bag(self.opset, self.menu.names, form, self.palette) or _bag(self.opset, self.menu.names, None, self.palette)
+        bag = _bag(self.opset, self.menu.names, form) or _bag(self.opset, self.menu.names, None)
         if not bag:
             raise Misfit(f"no operator of the menu can be drawn at opset {self.opset}")
         return bag[self.source.choose(len(bag))]
@@ -309,23 +309,29 @@ def _formats(name: str, domain: str, opset: int, variable: str, among: tuple[For
 
 
 @cache
-def _bag(opset: int, names: frozenset[tuple[str, str]] | None, form: Format | None, palette: tuple[Format, ...]) -> tuple[Operator, ...]:
+def _bag(opset: int, names: frozenset[tuple[str, str]] | None, form: Format | None) -> tuple[Operator, ...]:
     """Operators that can be drawn at an opset with a first input of this format, as often as their weight says."""
     found: list[Operator] = []
+    for op, first in _drawable(opset, names):
+        if form is None or form in first:
+            found += [op] * max(1, round(4 * op.weight))
+    return tuple(found)
+
+
+@cache
+def _drawable(opset: int, names: frozenset[tuple[str, str]] | None) -> list[tuple[Operator, frozenset[Format]]]:
+    """Operators that can be drawn at an opset, each with the formats of its first input."""
+    found: list[tuple[Operator, frozenset[Format]]] = []
     for key, op in sorted(operators().items()):
         if op.draw is None or op.since > opset or (names is not None and key not in names):
             continue
-        known = schema.schema(op.name, op.domain, opset if op.domain == "" else 1)
+        version = opset if op.domain == "" else 1
+        known = schema.schema(op.name, op.domain, version)
         if known is None or known.deprecated:
             continue
-        if form is not None:
-            if not known.inputs:
-                continue
-            allowed = schema.formats(op.name, op.domain, opset if op.domain == "" else 1, known.inputs[0].type_str)
-            if form not in allowed or (op.among is not None and form not in op.among):
-                continue
-        found += [op] * max(1, round(4 * op.weight))
-    return tuple(found)
+        allowed = schema.formats(op.name, op.domain, version, known.inputs[0].type_str) if known.inputs else ()
+        found.append((op, frozenset(f for f in allowed if op.among is None or f in op.among)))
+    return found
 
 
 # wirings ---------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from fuzzer.generate import Generated, generate_from
 from fuzzer.grow import Menu
 from fuzzer.investigation import Suspicion
 from fuzzer.menus import avoided
+from fuzzer.process import settle
 from fuzzer.settings import Settings
 from fuzzer.sources import Seeded
 from oracles.adjoint import Weigh, weigher
@@ -275,7 +276,7 @@ def _worst(verdicts: Sequence[Verdict]) -> list[Verdict]:
 def main(parent: Connection, settings: Settings, lane: int, start: int, known: Sequence[str], quota: int | None) -> None:
     """The process: runs until told to stop or its quota of cases is used up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which tells us to finish
-    torch.set_num_threads(1)
+    settle()
     state: Any = None
     try:
         state = Lane(parent, settings, lane, start, known, quota)
