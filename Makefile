@@ -12,7 +12,7 @@ fuzz: setup
 	@$(BIN)/fuzz run --budget $(BUDGET) --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 setup: $(STAMP)
 

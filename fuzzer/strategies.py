@@ -17,6 +17,7 @@ from fuzzer.generate import generate_from
 from fuzzer.grow import OPSETS, Menu
 from fuzzer.sources import Seeded
 from oracles.records import Case
+from specs.net import blocks
 from specs.operator import operators
 from specs.rule import UsageError
 
@@ -101,6 +102,7 @@ def networks(*, max_nodes: int = 6, ops: list[str] | None = None, opset: int | N
 def _warm() -> None:
     """First-time costs, paid where the strategy is made: in the first example Hypothesis would take them for a slow strategy."""
     importlib.import_module("fuzzer.solve")  # and with it z3
+    blocks()
     for i in range(4):
         generate_from(Seeded("warm", i), 4)
 
