@@ -172,5 +172,5 @@ def _detail(v: Mapping[str, Any]) -> str:
     if v["masked"]:
         parts.append(f"{v['masked']:.1%} undecided")
     if v["message"]:
-        parts.append(v["message"].splitlines()[0][:200])
+        parts.append(": ".join(v["message"].splitlines()[: 2 if v["verdict"] == "crash" else 1])[:200])
     return " ".join(["", *[p + ("," if i < len(parts) - 1 else "") for i, p in enumerate(parts)]])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,15 +69,15 @@ _NOTHING = 0  # PROT_NONE
 
 
 class Room:
-    """Memory for `nbytes` at `address`, and what is around it. `close` gives it back."""
+    """Memory for `nbytes` at `address`, and what is around it. Given back when the last array that looks at it is gone."""
 
     def __init__(self, nbytes: int, itemsize: int, regime: Regime, aligned: bool) -> None:
         pages = -(-(nbytes + LINE) // PAGE) * PAGE
-        self._size = pages + 2 * ZONE
-        self._base = _libc.mmap(None, self._size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _ANONYMOUS, -1, 0)
-        if self._base in (None, ctypes.c_void_p(-1).value):
-            raise MemoryError(f"Cannot allocate memory: {self._size} bytes for a tensor of a kernel")
-        first, last = self._base, self._base + self._size
+        size = pages + 2 * ZONE
+        base = _libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _ANONYMOUS, -1, 0)
+        if base in (None, ctypes.c_void_p(-1).value):
+            raise MemoryError(f"Cannot allocate memory: {size} bytes for a tensor of a kernel")
+        first, last = base, base + size
         if regime.place == "end":
             last -= ZONE
             _libc.mprotect(last, ZONE, _NOTHING)
@@ -87,7 +88,9 @@ class Room:
                 _libc.mprotect(first, ZONE, _NOTHING)
                 first += ZONE
         self.address, self.nbytes = start, nbytes
-        self._whole = _bytes(first, last - first)
+        owner = (ctypes.c_uint8 * (last - first)).from_address(first)
+        weakref.finalize(owner, _libc.munmap, base, size).atexit = False
+        self._whole = np.frombuffer(memoryview(owner), np.uint8)
         self._before, self._behind = start - first, start - first + nbytes
         self._whole[:] = CANARY
 
@@ -107,14 +110,6 @@ class Room:
             far = self._before - int(before[0])
             return f"{far} byte{'s' * (far > 1)} before the start"
         return ""
-
-    def close(self) -> None:
-        self._whole = np.empty(0, np.uint8)
-        _libc.munmap(self._base, self._size)
-
-
-def _bytes(address: int, size: int) -> np.ndarray:
-    return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), np.uint8) if size else np.empty(0, np.uint8)
 
 
 @dataclass
@@ -156,19 +151,33 @@ def place_output(shape: Sequence[int], dtype: np.dtype, regime: Regime, aligned:
     return Placed(room, room.content.view(dtype).reshape(tuple(shape)), b"")
 
 
-def examine(inputs: Sequence[Placed | None], outputs: Sequence[Placed | None], workspace: Room | None) -> str:
-    """What a kernel did to memory that is not its own: a sentence without a subject, empty when nothing."""
-    for k, placed in enumerate(outputs):
-        if placed is not None and (found := placed.room.strays()):
-            return f"wrote {found} of output {k}"
-    if workspace is not None and (found := workspace.strays()):
-        return f"wrote {found} of its workspace"
-    for k, placed in enumerate(inputs):
-        if placed is not None and (found := placed.room.strays()):
-            return f"wrote {found} of input {k}"
-        if placed is not None and placed.room.content.tobytes() != placed.before:
-            return f"changed its input {k}"
-    return ""
+class Rooms:
+    """All tensors of one call. None stands for an optional one that is left out."""
+
+    def __init__(
+        self, ins: Sequence[np.ndarray | None], outs: Sequence[np.ndarray | None], regime: Regime, aligned: bool = False, strided: bool = False
+    ) -> None:
+        """Copies of the inputs; memory as the expected outputs want it."""
+        self.inputs = [None if a is None else place_input(a, regime, aligned, strided) for a in ins]
+        self.outputs = [None if a is None else place_output(a.shape, a.dtype, regime, aligned) for a in outs]
+        self.workspace: Room | None = None
+
+    def examine(self) -> None:
+        """Raises KernelFault for what a kernel did to memory that is not its own."""
+        for k, placed in enumerate(self.outputs):
+            if placed is not None and (found := placed.room.strays()):
+                raise KernelFault(f"wrote {found} of output {k}")
+        if self.workspace is not None and (found := self.workspace.strays()):
+            raise KernelFault(f"wrote {found} of its workspace")
+        for k, placed in enumerate(self.inputs):
+            if placed is not None and (found := placed.room.strays()):
+                raise KernelFault(f"wrote {found} of input {k}")
+            if placed is not None and placed.room.content.tobytes() != placed.before:
+                raise KernelFault(f"changed its input {k}")
+
+    def results(self) -> list[np.ndarray | None]:
+        """Copies of the outputs."""
+        return [None if o is None else o.array.copy() for o in self.outputs]
 
 
 def unwritten(first: np.ndarray, second: np.ndarray | None) -> np.ndarray:

@@ -45,6 +45,7 @@ class Kernel:
     form        how it is called, see `oracles.forms`
     source      C++ that is compiled on demand; `library` is one that is there already; neither for Python
     symbol      the function in it, "namespace::operator" for torch, "domain::Operator" for ONNX Runtime
+    arguments   attributes that a TVM-FFI function is given behind its tensors
     flags       for the compiler, after ours
     baselines   other functions of the same source and interface, by name: what it is measured against
     defects     ways in which the source is broken when compiled with -DDEFECT_NAME, and what is then wrong
@@ -66,6 +67,7 @@ class Kernel:
     source: Path | None = None
     library: Path | None = None
     symbol: str = ""
+    arguments: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     baselines: Mapping[str, str] = field(default_factory=dict)
     defects: Mapping[str, str] = field(default_factory=dict)
@@ -110,6 +112,7 @@ def kernel(
     source: str | Path | None = None,
     library: str | Path | None = None,
     symbol: str = "",
+    arguments: Sequence[str] = (),
     domain: str | None = None,
     where: Where | None = None,
     flags: Sequence[str] = (),
@@ -122,8 +125,8 @@ def kernel(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a kernel.
 
-    Where the kernel is in a source or library, the decorated function (node, inputs) -> bool says where it applies; otherwise
-    (forms "python" and "triton", and "torch" without a symbol) it is the kernel and `where` says that.
+    Where the kernel is elsewhere (it has a `symbol`), the decorated function (node, inputs) -> bool says where it applies. In the
+    forms "python" (node, *inputs) -> outputs and "triton" (node, inputs, outputs) -> None it is the kernel, and `where` says that.
     A relative `source` is looked for beside the declaring file, then among the shipped ones. Raises ValueError for a declaration
     that makes no sense.
     """
@@ -134,9 +137,11 @@ def kernel(
             raise ValueError(f"kernel '{name}': a name is words joined by '-', without any of ! @ ~ , : + and blanks")
         if form not in get_args(Form):
             raise ValueError(f"kernel '{name}': no form '{form}'; there are {', '.join(get_args(Form))}")
-        native = form in ("native", "tvm-ffi", "onnxruntime") or (form == "torch" and bool(symbol))
-        if native and not symbol:
-            raise ValueError(f"kernel '{name}': form '{form}' needs symbol=, the function in its source or library")
+        native = form not in ("python", "triton")
+        if native != bool(symbol):
+            raise ValueError(f"kernel '{name}': form '{form}' {'needs' if native else 'has no'} symbol=")
+        if clash := sorted({*(defects or {})} & {*TEETH}):
+            raise ValueError(f"kernel '{name}': every kernel has a defect {clash[0]} already; give yours another name")
         if form in ("native", "onnxruntime", "tvm-ffi") and (source is None) == (library is None):
             raise ValueError(f"kernel '{name}': give either source= or library=")
         known = _registry.get(name)
@@ -153,6 +158,7 @@ def kernel(
             _beside(file, source),
             _beside(file, library),
             symbol,
+            tuple(arguments),
             tuple(flags),
             dict(baselines or {}),
             dict(defects or {}),

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from oracles import guard
-from oracles.guard import Placed, Regime, Room
+from oracles.guard import DIRT, PLAIN, Placed, Regime, Room, Rooms
 from oracles.kernel import SOURCES, Kernel
+from specs.formats import BY_NUMPY
 from specs.rule import Unsupported
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
@@ -130,14 +130,15 @@ def _compile(kernel: Kernel, command: list[str], built: Path) -> None:
     try:
         done = subprocess.run([*command, "-o", name], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"kernel {kernel.name} does not compile: {_errors(done.stderr)}")
+            raise RuntimeError(f"kernel {kernel.name} does not compile: {errors(done.stderr)}")
         Path(name).chmod(0o755)
         Path(name).replace(built)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def _errors(text: str) -> str:
+def errors(text: str) -> str:
+    """The lines of a compiler's output that say what is wrong."""
     lines = [line for line in text.splitlines() if re.search(r"\berror\b|undefined reference", line)]
     return "\n".join((lines or text.splitlines())[:4])
 
@@ -147,13 +148,17 @@ def _library(path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
-def function(kernel: Kernel, symbol: str = "", defect: str = "") -> tuple[Any, Any]:
-    """The kernel's function and the one that says its workspace (None without). Raises RuntimeError for a symbol that is not there."""
-    symbol, path = symbol or kernel.symbol, build(kernel, defect)
+def load(kernel: Kernel, defect: str = "") -> ctypes.CDLL:
+    """The kernel's library, in this process. Raises RuntimeError when the linker does not want it."""
     try:
-        library = _library(path)
+        return _library(build(kernel, defect))
     except OSError as e:
         raise RuntimeError(f"kernel {kernel.name}: {kernel.library or kernel.source} cannot be loaded: {e}") from e
+
+
+def function(kernel: Kernel, symbol: str = "", defect: str = "") -> tuple[Any, Any]:
+    """The kernel's function and the one that says its workspace (None without). Raises RuntimeError for a symbol that is not there."""
+    symbol, library = symbol or kernel.symbol, load(kernel, defect)
     try:
         entry = library[symbol]
     except AttributeError:
@@ -178,48 +183,40 @@ class Native:
     def __call__(
         self,
         attrs: Mapping[str, Any],
-        inputs: Sequence[tuple[int, np.ndarray] | None],
-        outputs: Sequence[tuple[int, Sequence[int], np.dtype] | None],
-        regime: Regime,
+        inputs: Sequence[np.ndarray | None],
+        outputs: Sequence[np.ndarray | None],
+        regime: Regime = PLAIN,
+        types: tuple[Sequence[int], Sequence[int]] | None = None,
     ) -> list[np.ndarray | None] | None:
-        """Outputs of (ONNX type, array) inputs for outputs of (ONNX type, shape, type); None: "not mine". Raises RuntimeError for what must not be."""
-        aligned, strided = self.kernel.aligned, self.kernel.strided
-        rooms = list[Room]()
-        try:
-            ins = [None if i is None else _noted(rooms, guard.place_input(i[1], regime, aligned, strided)) for i in inputs]
-            outs = [None if o is None else _noted(rooms, guard.place_output(o[1], o[2], regime, aligned)) for o in outputs]
-            given, made = _tensors(ins, [i[0] if i else 0 for i in inputs]), _tensors(outs, [o[0] if o else 0 for o in outputs])
-            listed = _attributes(attrs)
-            call = _Call(given, len(ins), made, len(outs), listed, len(listed), None, 0, max(1, min(regime.threads, self.kernel.threads)))
-            scratch = self._scratch(call, regime, rooms)
-            code = self.entry(ctypes.byref(call))
-            if trouble := guard.examine(ins, outs, scratch):
-                raise guard.KernelFault(trouble)
-            if code == 1:
-                return None
-            if code:
-                raise RuntimeError(f"returned {code}")
-            return [None if o is None else o.array.copy() for o in outs]
-        finally:
-            for room in rooms:
-                room.close()
+        """Results of the shapes and types of `outputs`; None for "not mine".
 
-    def _scratch(self, call: _Call, regime: Regime, rooms: list[Room]) -> Room | None:
+        types  ONNX numbers of the inputs' and outputs' types; those of the arrays when they are not given
+        Raises KernelFault for what no kernel may do, RuntimeError for what it returns other than 0 and 1.
+        """
+        rooms = Rooms(inputs, outputs, regime, self.kernel.aligned, self.kernel.strided)
+        of_inputs, of_outputs = types or ([_number(i) for i in inputs], [_number(o) for o in outputs])
+        given, made = _tensors(rooms.inputs, of_inputs), _tensors(rooms.outputs, of_outputs)
+        listed = _attributes(attrs)
+        call = _Call(given, len(inputs), made, len(outputs), listed, len(listed), None, 0, max(1, min(regime.threads, self.kernel.threads)))
+        self._scratch(call, regime, rooms)
+        code = self.entry(ctypes.byref(call))
+        rooms.examine()
+        if code not in (0, 1):
+            raise RuntimeError(f"returned {code}")
+        return None if code else rooms.results()
+
+    def _scratch(self, call: _Call, regime: Regime, rooms: Rooms) -> None:
         size = self.workspace(ctypes.byref(call)) if self.workspace is not None else 0
         if size < 0:
             raise RuntimeError(f"asked for a workspace of {size} bytes")
-        if not size:
-            return None
-        room = Room(size, 1, regime, True)
-        rooms.append(room)
-        room.content[:] = guard.DIRT if regime.dirty else 0
-        call.workspace, call.workspace_bytes = room.address, size
-        return room
+        if size:
+            rooms.workspace = room = Room(size, 1, regime, True)
+            room.content[:] = DIRT if regime.dirty else 0
+            call.workspace, call.workspace_bytes = room.address, size
 
 
-def _noted(rooms: list[Room], placed: Placed) -> Placed:
-    rooms.append(placed.room)
-    return placed
+def _number(array: np.ndarray | None) -> int:
+    return 0 if array is None else BY_NUMPY[array.dtype].onnx
 
 
 def _tensors(placed: Sequence[Placed | None], types: Sequence[int]) -> Any:

@@ -48,7 +48,8 @@ class Backend:
     module             where the worker finds the function again
     planted            settings that run only when they are named: broken on purpose, or kept to be compared with
     strict             it declares that every operator is computed in its own format with float32 accumulators and rounded once, and
-                       that nothing is folded across operators: only then is a whole array that is further off than that `imprecise`
+                       that nothing is folded across operators: only then is a whole array that is further off than that `imprecise`;
+                       may be a function of the outcome
     under_test         False for what exists to test Assay itself: it runs only when it is named
     tools              commands of which one has to be on the path (compilers); none needed when empty
     switches           what can be turned off one by one in a compilation, to find out which optimisation is guilty
@@ -73,7 +74,7 @@ class Backend:
     tools: tuple[str, ...] = ()
     switches: Switches | None = None
     defect: str = ""
-    strict: bool = False
+    strict: bool | Callable[[Any], bool] = False
     planted: tuple[str, ...] = ()
     steps: Steps | None = None
     stages: tuple[tuple[str, str], ...] = ()
@@ -84,6 +85,9 @@ class Backend:
             return importlib.metadata.version(self.distribution) if self.distribution else _our_version()
         except importlib.metadata.PackageNotFoundError:
             return None if self.missing() else "unknown"
+
+    def is_strict(self, outcome: Any) -> bool:
+        return self.strict(outcome) if callable(self.strict) else self.strict
 
     def available(self) -> bool:
         return not self.missing()
@@ -128,7 +132,7 @@ def backend(
     distribution: str = "",
     install: str = "",
     under_test: bool = True,
-    strict: bool = False,
+    strict: bool | Callable[[Any], bool] = False,
     planted: Sequence[str] = (),
 ) -> Callable[[Compile], Compile]:
     """Register a function (model, setting) -> callable(inputs) -> outputs as a backend.

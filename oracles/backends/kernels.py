@@ -9,7 +9,8 @@ from oracles.backends.reference import warm
 from oracles.backends.torch import UNSUPPORTED
 from oracles.kernel import kernels as known
 from oracles.plugin import Compiled, backend, split
-from oracles.substitution import Substitution, candidates
+from oracles.records import Outcome
+from oracles.substitution import Substitution, applied, candidates
 from specs.rule import Unsupported
 
 
@@ -25,6 +26,11 @@ def switches(model: bytes, setting: str) -> list[str]:
     return [k.name for k, _ in candidates(model, base, off)]
 
 
+def strict(outcome: Outcome) -> bool:
+    """Whether all kernels at work in a run declare that they are."""
+    return all(known()[name].strict for name in applied(outcome))
+
+
 def register() -> None:
     """Again after kernels were added: the settings are their names."""
     usual, planted = _settings()
@@ -35,7 +41,7 @@ def register() -> None:
         default=["off", "all"],
         reference_setting="off",
         under_test=False,
-        strict=True,
+        strict=strict,
         warm=warm,
         requires=["torch"],
         unsupported=UNSUPPORTED,
