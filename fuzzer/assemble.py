@@ -20,20 +20,15 @@ ROOM = 5  # a stack may have this many times the nodes that were asked for
 def assemble(source: Source, nodes: int, menu: Menu, elements: int) -> Network:
     """A network of the menu's blocks. Raises Misfit when none fitted."""
     growth = Growth(source, menu, elements)
-    ends = _built(growth, nodes, menu.blocks)
+    form = next((f for f in growth.palette if f.is_float), FLOAT)
+    among = _relations(menu.blocks)
+    paired = bool(among) and growth.source.choose(6) == 5
+    ends = _relation(growth, among, form) if paired else _stack(growth, nodes, menu.blocks, form)
     growth.recount()
     chosen = list({id(v): v for v in (*outputs(growth), *ends)}.values())
     growth.features.update(("wiring blocks", f"opset {growth.opset}"))
-    return Network(growth.opset, growth.values, growth.steps, chosen, (), frozenset(growth.features))
-
-
-def _built(growth: Growth, nodes: int, names: frozenset[str] | None) -> list[Value]:
-    """Builds into `growth`; returns values that have to be outputs."""
-    form = next((f for f in growth.palette if f.is_float), FLOAT)
-    among = _relations(names)
-    if among and growth.source.choose(6) == 5:
-        return _relation(growth, among, form)
-    return _stack(growth, nodes, names, form)
+    sides = (ends[0].name, ends[1].name) if paired else None
+    return Network(growth.opset, growth.values, growth.steps, chosen, (), frozenset(growth.features), sides)
 
 
 def _relation(growth: Growth, among: tuple[Relation, ...], form: Format) -> list[Value]:

@@ -32,6 +32,7 @@ from oracles.judge import at_each_size, judge_outcomes
 from oracles.pool import Worker, wait
 from oracles.records import Case, Outcome, Verdict
 from oracles.reference import Expected, reference
+from oracles.relations import apart
 from specs.rule import Unsupported
 from triage.cause import cause_key
 
@@ -124,6 +125,11 @@ class Lane:
             return None
         if _masked(expected[-1]) > MASKED:
             self.batch.rejected["mostly undecided"] += 1
+            return None
+        if made.network.sides and (why := apart(*(expected[-1][name] for name in made.network.sides))):
+            relation = next((f for f in made.network.features if f.startswith("relation ")), "relation")
+            self.batch.defects.append((index, f"{relation} does not hold: {why}"))
+            self.batch.rejected["our own defect"] += 1
             return None
         self.batch.features.update(made.network.features)
         self.batch.features.update(f"op {s.op}" for s in made.network.steps)

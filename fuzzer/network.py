@@ -80,7 +80,10 @@ class Function:
 
 @dataclass(frozen=True)
 class Network:
-    """A finished network. Features are the drawn peculiarities, counted for coverage."""
+    """A finished network. Features are the drawn peculiarities, counted for coverage.
+
+    sides  names of the two results that a relation says are equal
+    """
 
     opset: int
     values: Sequence[Value]
@@ -88,6 +91,7 @@ class Network:
     outputs: Sequence[Value]
     functions: Sequence[Function] = ()
     features: frozenset[str] = frozenset()
+    sides: tuple[str, str] | None = None
 
     def spliced(self, first: int, last: int, new: Sequence[Step], feature: str, values: Sequence[Value] = (), functions: Sequence[Function] = ()) -> Network:
         """Steps from `first` up to `last` replaced by others."""
