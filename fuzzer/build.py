@@ -77,10 +77,12 @@ class Builder(Choices):
 
 
 def _unchecked(op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any], y: Value) -> None:
-    """What ONNX's inference lets pass: channels of a convolution, the number of elements of a Reshape. Raises Misfit."""
+    """What ONNX's inference lets pass: channels of a convolution, a window larger than its image, the elements of a Reshape. Raises Misfit."""
     x, w = inputs[0] if inputs else None, inputs[1] if len(inputs) > 1 else None
     if op == "Reshape" and x is not None and x.elements != y.elements:
         raise Misfit(f"Reshape: {x.elements} elements into {y.elements}")
+    if op in ("Conv", "AveragePool", "LpPool", "MaxPool") and x is not None and x.elements and not y.elements:
+        raise Misfit(f"{op}: the window is larger than the image")
     if op in ("Conv", "ConvTranspose") and x is not None and w is not None:
         wanted = (w.shape[1] or 0) * attrs.get("group", 1) if op == "Conv" else w.shape[0]
         if x.shape[1] != wanted:
