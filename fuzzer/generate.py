@@ -50,11 +50,16 @@ def generate_from(
     wraps: bool = True,
 ) -> Generated:
     """One case from any source of choices. Raises onnx's checker error if the model is not valid: that is our bug."""
-    times = [time.perf_counter()]
+    started = time.perf_counter()
     network = _network(source, nodes, menu, elements)
     if wraps and source.choose(4) == 3:
         network = wrap(network, source)
-    times.append(time.perf_counter())
+    return complete(source, network, origin, check, started)
+
+
+def complete(source: Source, network: Network, origin: Mapping[str, object] | None = None, check: bool = True, started: float = 0.0) -> Generated:
+    """A network written as a model, with safe inputs. `started`: when its drawing began. Raises onnx's checker error as `generate_from` does."""
+    times = [started or time.perf_counter(), time.perf_counter()]
     proto = emit(network)
     program = Program(proto, torch.float64)
     times.append(time.perf_counter())

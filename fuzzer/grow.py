@@ -40,8 +40,10 @@ REDRAWS = 12  # attempts at one insertion before the network is left as it is
 class Menu:
     """What may be drawn: operators, the opsets, and the (operator, formats) pairs a backend is known not to run.
 
-    avoid   support keys (see `support_key`) that are drawn only now and then
-    blocks  building blocks by id; None for all, empty for none
+    avoid     support keys (see `support_key`) that are drawn only now and then
+    blocks    building blocks by id; None for all, empty for none
+    palettes  what formats a case may prefer
+    sizes     sizes to be drawn now and then from the start, like those of values that are there already
     """
 
     names: frozenset[tuple[str, str]] | None = None
@@ -49,6 +51,8 @@ class Menu:
     avoid: frozenset[str] = frozenset()
     probe: float = 0.02
     blocks: frozenset[str] | None = frozenset()
+    palettes: tuple[tuple[Format, ...], ...] = PALETTES
+    sizes: tuple[int, ...] = ()
 
 
 EVERYTHING = Menu()
@@ -65,12 +69,12 @@ class Growth:
     def __init__(self, source: Source, menu: Menu = EVERYTHING, elements: int = 4096) -> None:
         self.source, self.menu, self.elements = source, menu, elements
         self.opset = menu.opsets[source.choose(len(menu.opsets))]
-        self.palette = PALETTES[source.choose(len(PALETTES))]
+        self.palette = menu.palettes[source.choose(len(menu.palettes))]
         self.values: list[Value] = []
         self.steps: list[Step] = []
         self.usable: list[Value] = []
         self.by_shape: dict[tuple[Format, tuple[int | None, ...]], list[Value]] = {}
-        self.sizes: list[int] = []
+        self.sizes: list[int] = list(menu.sizes)
         self.features: set[str] = set()
         self._counts: dict[str, int] = {}
 
