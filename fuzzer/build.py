@@ -81,12 +81,21 @@ def _unchecked(op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any]
     x, w = inputs[0] if inputs else None, inputs[1] if len(inputs) > 1 else None
     if op == "Reshape" and x is not None and x.elements != y.elements:
         raise Misfit(f"Reshape: {x.elements} elements into {y.elements}")
-    if op in ("Conv", "AveragePool", "LpPool", "MaxPool") and x is not None and x.elements and not y.elements:
+    if op in ("Conv", "AveragePool", "LpPool", "MaxPool") and x is not None and not _covers(attrs, x, w):
         raise Misfit(f"{op}: the window is larger than the image")
     if op in ("Conv", "ConvTranspose") and x is not None and w is not None:
         wanted = (w.shape[1] or 0) * attrs.get("group", 1) if op == "Conv" else w.shape[0]
         if x.shape[1] != wanted:
             raise Misfit(f"{op}: {x.shape[1]} channels where the weight wants {wanted}")
+
+
+def _covers(attrs: Mapping[str, Any], x: Value, w: Value | None) -> bool:
+    """Whether a window fits into the padded image; inference divides a negative room by the stride, and may find a place for it."""
+    sizes = [d or 0 for d in x.shape[2:]]
+    kernel = attrs.get("kernel_shape") or [d or 0 for d in (w.shape[2:] if w is not None else ())]
+    pads, dilations = attrs.get("pads") or [0] * (2 * len(sizes)), attrs.get("dilations") or [1] * len(sizes)
+    rooms = [n + pads[i] + pads[i + len(sizes)] - d * (k - 1) - 1 for i, (n, k, d) in enumerate(zip(sizes, kernel, dilations, strict=True))]
+    return str(attrs.get("auto_pad", "NOTSET")).startswith("SAME") or min(rooms, default=0) >= 0
 
 
 def _inferred(
