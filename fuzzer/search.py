@@ -71,7 +71,7 @@ class _Watch:
         for y, form in zip(result, node.out_formats, strict=False):
             if form is None or not form.is_float or not isinstance(y, torch.Tensor) or not y.numel():
                 continue
-            limit = HEADROOM * form.largest
+            limit = (HEADROOM if form.bits > 8 else 1.0) * form.largest  # nothing is computed in 8 bits: casts saturate
             if not bool(y.abs().amax() <= limit):
                 if len(self.losses) > before and not bool(torch.isfinite(y).all()):
                     raise _Outside  # the domain's own loss leads back; a NaN in a second one would erase its gradient
