@@ -10,6 +10,7 @@ from oracles.records import Verdict
 from triage.cause import WROTE
 from triage.finding import Finding
 from triage.literals import shown
+from triage.mermaid import picture
 
 NAMES = {"onnxruntime": "ONNX Runtime", "tvm": "TVM", "inductor": "PyTorch inductor", "torch": "PyTorch"}
 SETTING = {"onnxruntime": "optimisation level", "tvm": "pass pipeline", "inductor": "configuration"}
@@ -67,7 +68,7 @@ def claim(finding: Finding, plain: bool = False) -> str:
     fine = [s for s in finding.settings if s not in finding.failing]
     runs = "runs" if v.verdict in ("broken", "refused", "crash", "hang", "oom") else "right"
     beside = f" ({', '.join(tick + s + tick for s in fine)}: {runs})" if fine else ""
-    element = f"{tick}{v.output}{list(v.element)}{tick}" if v.element is not None else f"{tick}{v.output}{tick}"
+    element = f"{tick}{v.output}{list(v.element) if v.element else ''}{tick}"
     if v.message.startswith(WROTE):
         return f"{who}{at} changes the array that the caller passes as input {tick}{v.message.removeprefix(WROTE)}{tick}{beside}."
     if v.verdict == "unstable":
@@ -84,6 +85,23 @@ def claim(finding: Finding, plain: bool = False) -> str:
         "hang": "does not finish a valid model", "oom": "runs out of memory on a small valid model",
     }.get(v.verdict, "gives a wrong answer")  # fmt: skip
     return f"{who}{at} {what}{beside}{f': {tick}{words}{tick}' if words else ''}{'' if words.endswith('.') else '.'}"
+
+
+def expectation(finding: Finding) -> str:
+    """What should happen instead, in a sentence."""
+    v = finding.verdict
+    if v.message.startswith(WROTE):
+        return "The arrays that the caller passes stay as they are."
+    if v.verdict == "unstable":
+        return f"Two runs of the same compiled model on the same inputs give the same `{v.output}`, up to rounding."
+    if v.verdict == "mistyped":
+        form, want = finding.model.formats.get(v.output), finding.expected.get(v.output)
+        kind = f" of type {form.name}" if form else ""
+        return f"`{v.output}` is a tensor{kind}{f' of shape {list(want.shape)}' if want is not None else ''}, as the ONNX specification has it."
+    if v.element is not None:
+        allowed = f", up to an error of {_n(v.bound)}, which is what rounding can do" if v.bound else ", exactly"
+        return f"`{v.output}{list(v.element) if v.element else ''}` is {_n(v.expected)}{allowed}."
+    return "The model is valid (`onnx.checker.check_model(full_check=True)` passes): it compiles, runs and gives the values of the ONNX specification."
 
 
 def first_line(message: str) -> str:
@@ -129,7 +147,7 @@ def _row(finding: Finding, setting: str, v: Verdict | None) -> str:
     if v.element is None:
         message = first_line(v.message)[:120].replace("|", "\\|")
         return f"| {setting} | **{said}** | {message} | | | |"
-    ratio = f"{v.ratio:,.3g}" if v.ratio and v.ratio < 1e300 else "exact result expected" if not v.bound else ""
+    ratio = "exact result expected" if not v.bound else f"{v.ratio:,.3g}" if v.ratio and v.ratio < 1e300 else ""
     return f"| {setting} | **{said}** | {_n(v.got)} | {_n(v.expected)} | {_n(v.bound)} | {ratio} |"
 
 
@@ -151,6 +169,8 @@ def readme(finding: Finding) -> str:
     blame = f"\n**Guilty switch:** {finding.blame}\n" if finding.blame else ""
     grade = {"certified": "No rounding can explain it.", "likely": "The error is far beyond what rounding usually does, but not proven impossible."}
     sure = f" {grade[v.grade]}" if v.grade in grade and v.verdict in ("wrong", "imprecise") else ""
+    flow = picture(finding.model.proto, finding.cause.ops)
+    drawn = f"\n<details><summary>The graph</summary>\n\n```mermaid\n{flow}\n```\n\n</details>\n" if flow else ""
     return f"""\
 # {title(finding)}
 
@@ -161,34 +181,36 @@ def readme(finding: Finding) -> str:
 ```
 {shown(finding.model.proto, 30)}
 ```
-
-**Reproduce:** `python repro.py` (status 1 while the defect is there), or `fuzz replay {finding.name}`.
+{drawn}
+**Reproduce:** `python repro.py` (status 1 while the defect is there), or `fuzz replay {finding.name}`. **File:** `fuzz report {finding.name}`.
 Reproduced {finding.reproduced} of {finding.repeats} times in fresh processes{f"; met {finding.count} times" if finding.count > 1 else ""}.
 
 <details><summary>Environment</summary>
 
-{_environment(finding)}
+{environment(finding)}
 
 </details>
 <details><summary>How it was found</summary>
 
-{_origin(finding)}
+{origin(finding)}
 
 </details>
 """
 
 
-def _environment(finding: Finding) -> str:
+def environment(finding: Finding) -> str:
+    """Versions, as a list."""
     return "\n".join(f"- {name}: {value}" for name, value in finding.environment.items())
 
 
-def _origin(finding: Finding) -> str:
-    origin = {k: o for k, o in (finding.original or finding.case).origin.items() if k != "choices"}
+def origin(finding: Finding) -> str:
+    """Where the case comes from, as a list."""
+    told = {k: o for k, o in (finding.original or finding.case).origin.items() if k != "choices"}
     seen = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(finding.first_seen)) if finding.first_seen else "unknown"
     lines: Sequence[str] = [
         "- By a fuzzer that generates valid ONNX models and compares each backend with float64 arithmetic, never one backend with another.",
         f"- First seen: {seen}. Case {finding.case.id}{f', reduced from {finding.original.id} (in original/)' if finding.original else ''}.",
-        f"- Origin: {', '.join(f'{k} {o}' for k, o in origin.items()) or 'a model given by the user'}.",
+        f"- Origin: {', '.join(f'{k} {o}' for k, o in told.items()) or 'a model given by the user'}.",
         f"- Key {finding.key}: operators {', '.join(finding.cause.ops) or 'not known'}, types {finding.cause.dtype or 'mixed'}, {finding.cause.pattern}.",
     ]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def _imports(form: Form, body: str) -> str:
         lines += ["import onnx"] if "onnx." in body.replace("onnx.parser.", "") or not used else []
         lines += [f"from onnx import {', '.join(used)}"] if used else []
     lines += ["try:", *(f"    {line}" for line in form.imports), "except ImportError as e:", "    print(e)", "    sys.exit(77)"]
-    if form.model and ("nan" in body or "inf" in body):
+    if form.model and re.search(r"(?<![\w.\"'])(?:nan|inf)\b(?![\"'])", body):
         lines.append("inf, nan = np.inf, np.nan")
     return "\n".join(lines) + "\n" + (f"\n\n{UNPACK}\n" if "unpack(" in body else "")
 
@@ -80,7 +81,7 @@ def _data(finding: Finding, packed: int) -> str:
     inputs = {name: array_text(array) for name, array in finding.case.inputs.items()}
     if sum(map(len, inputs.values())) > INLINE:
         return f"{model}{_beside(finding)}\n{before}"
-    if packed or len(inputs) == 1:
+    if packed or len(inputs) < 2:
         return f"{model}inputs = {_feeds(inputs)}\n{before}"
     return f"{model}inputs = {{\n" + "".join(f"    {name!r}: {text},\n" for name, text in inputs.items()) + f"}}\n{before}"
 
