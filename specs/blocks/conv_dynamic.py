@@ -139,11 +139,11 @@ def cross_d_roll(net: Any, x: Any) -> Any:
     return conv_with(net, x, _shifted(net, w, axis, cos, sin), pads=pads), conv_with(net, x, rolled, pads=pads)
 
 
-def _involved(net: Any, x: Any, w: Any, groups: int, k: int, s: int) -> Any:
+def involved(net: Any, x: Any, w: Any, groups: int, k: int, s: int, d: int = 1) -> Any:
     """Every window (N, taps, C) weighted by its own kernel (N, G, taps, *out), shared inside a group of channels."""
     n, c = x.shape[:2]
     out = list(w.shape[3:])
-    taps = reshape(net, unfold(net, x, k, s=s), [n, w.shape[2], groups, c // groups, *out])
+    taps = reshape(net, unfold(net, x, k, s=s, d=d), [n, w.shape[2], groups, c // groups, *out])
     kernels = net("Unsqueeze", transpose(net, w, [0, 2, 1, *range(3, len(w.shape))]), net.ints([3]))
     return reshape(net, net("ReduceSum", mul(net, taps, kernels), net.ints([1]), keepdims=0), [n, c, *out])
 
@@ -155,7 +155,7 @@ def _involution(net: Any, x: Any, last: Any = None, bias: Any = None) -> Any:
     s = net.pick((1, 2)) if all(n % 2 == 0 for n in spatial(x)) else 1
     y = conv_bn_act(net, pool(net, x, "AveragePool", s) if s > 1 else x, max(1, c // 2), 1)
     y = conv(net, y, groups * k**rank, 1, bias=True)
-    return _involved(net, x, reshape(net, y, [x.shape[0], groups, k**rank, *spatial(y)]), groups, k, s)
+    return involved(net, x, reshape(net, y, [x.shape[0], groups, k**rank, *spatial(y)]), groups, k, s)
 
 
 @block(
@@ -177,7 +177,7 @@ def involution_bottleneck(net: Any, x: Any) -> Any:
     y = conv_bn_act(net, x, middle, 1)
     groups, k = net.pick((1, 2)), 3
     kernels = conv(net, conv_bn_act(net, y, 4, 1), groups * k ** (len(x.shape) - 2), 1)
-    y = _involved(net, y, reshape(net, kernels, [x.shape[0], groups, -1, *spatial(x)]), groups, k, 1)
+    y = involved(net, y, reshape(net, kernels, [x.shape[0], groups, -1, *spatial(x)]), groups, k, 1)
     return act(net, add(net, x, bn(net, pointwise(net, act(net, bn(net, y)), c))))
 
 
@@ -188,7 +188,7 @@ def involution_constant(net: Any, x: Any) -> Any:
     n, c, groups, k = x.shape[0], channels(x), net.pick((1, 2, 4)), 3
     shared = net.weight(groups, k**rank)
     still = conv_with(net, x, net.const(np.zeros((groups * k**rank, c, *[1] * rank))), reshape(net, shared, [-1]))
-    left = _involved(net, x, reshape(net, still, [n, groups, -1, *spatial(x)]), groups, k, 1)
+    left = involved(net, x, reshape(net, still, [n, groups, -1, *spatial(x)]), groups, k, 1)
     spread = net("Expand", reshape(net, shared, [groups, 1, k**rank]), net.ints([groups, c // groups, k**rank]))
     return left, conv_with(net, x, reshape(net, spread, [c, 1, *[k] * rank]), g=c)
 

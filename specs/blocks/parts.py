@@ -147,19 +147,29 @@ def depth_to_space(net: Any, x: Any, r: int, mode: str = "CRD") -> Any:
 
 
 def bilinear(net: Any, x: Any, y: Any, z: Any) -> Any:
-    """x (N, C, H, W) at rows y and columns z, both (N, P): (N, C, P), zero outside; four gathered corners."""
+    """x (N, C, H, W) at rows y and columns z, both (N, P): (N, C, P), zero outside; four gathered corners.
+
+    Corners are integers from the floor on: a whole number in float that was added to is a rounded one, and every comparison undecided.
+    """
     n, c, h, w = x.shape
-    flat, y0, z0 = reshape(net, x, [n, c, h * w]), net("Floor", y), net("Floor", z)
-    fy, fz = sub(net, y, y0), sub(net, z, z0)
-    rows = [(y0, sub(net, net.const(1.0), fy)), (offset(net, y0, 1.0), fy)]
-    columns = [(z0, sub(net, net.const(1.0), fz)), (offset(net, z0, 1.0), fz)]
+    flat, one = reshape(net, x, [n, c, h * w]), net.const(1, INT64)
+    (y0, fy), (z0, fz) = (_whole(net, v, m) for v, m in ((y, h), (z, w)))
+    rows = [(y0, sub(net, net.const(1.0), fy)), (net("Add", y0, one), fy)]
+    columns = [(z0, sub(net, net.const(1.0), fz)), (net("Add", z0, one), fz)]
     corners = list[Any]()
     for (row, a), (column, b) in product(rows, columns):
-        kept_row, kept_column = (net("Clip", v, net.const(0.0), net.const(float(m - 1))) for v, m in ((row, h), (column, w)))
+        kept_row, kept_column = (net("Clip", v, net.const(0, INT64), net.const(m - 1, INT64)) for v, m in ((row, h), (column, w)))
         inside = net("And", net("Equal", kept_row, row), net("Equal", kept_column, column))
         weight = net("Where", inside, mul(net, a, b), net.const(0.0))
-        corners.append(mul(net, gather_flat(net, flat, net("Add", scale(net, kept_row, float(w)), kept_column)), net("Unsqueeze", weight, net.ints([1]))))
+        index = net("Add", mul(net, kept_row, net.const(w, INT64)), kept_column)
+        corners.append(mul(net, gather_flat(net, flat, index), net("Unsqueeze", weight, net.ints([1]))))
     return total(net, corners)
+
+
+def _whole(net: Any, v: Any, size: int) -> tuple[Any, Any]:
+    """The floor of a coordinate as int64, no farther out than matters, and the rest of it."""
+    low = net("Floor", v)
+    return net("Cast", net("Clip", low, net.const(-2.0), net.const(size + 1.0)), to=INT64.onnx), sub(net, v, low)
 
 
 def gather_flat(net: Any, flat: Any, index: Any) -> Any:

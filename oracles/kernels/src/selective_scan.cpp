@@ -73,8 +73,8 @@ void walk(const Scan &s, int64_t n, int64_t e, int64_t from, int64_t to, const f
     }
 }
 
-// Tokens in a chunk: enough chunks for every thread, but a chunk must outlast its own overhead.
-int64_t chunk_of(const Call *call, int64_t length) { return most(8, up(length, 2 * most(1, call->threads))); }
+// Tokens in a chunk: at most 16 chunks, whatever the number of threads, so that results do not depend on it.
+int64_t chunk_of(int64_t length) { return most(8, up(length, 16)); }
 
 int64_t padded(int64_t channels) { return up(channels, LANES) * LANES; }
 
@@ -122,7 +122,7 @@ extern "C" int plain_scan(const Call *call) {
 // States at the ends of chunks, (batch, chunks, N, E padded), and the delta that passed in each.
 extern "C" int64_t chunked_scan_workspace(const Call *call) {
     const Tensor &u = call->in[0];
-    const int64_t chunks = up(u.shape[1], chunk_of(call, u.shape[1]));
+    const int64_t chunks = up(u.shape[1], chunk_of(u.shape[1]));
     return u.shape[0] * chunks * padded(u.shape[2]) * (call->in[2].shape[1] * (int64_t)sizeof(float) + (int64_t)sizeof(double)) + 64;
 }
 
@@ -131,7 +131,7 @@ extern "C" int64_t chunked_scan_workspace(const Call *call) {
 extern "C" int chunked_scan(const Call *call) {
     const Scan s = scan_of(call);
     if (s.states > STATES) return 1;
-    const int64_t blocks = up(s.channels, LANES), chunk = chunk_of(call, s.length), chunks = up(s.length, chunk), wide = padded(s.channels);
+    const int64_t blocks = up(s.channels, LANES), chunk = chunk_of(s.length), chunks = up(s.length, chunk), wide = padded(s.channels);
     double *elapsed = (double *)call->workspace;
     float *ends = (float *)(elapsed + s.batch * chunks * wide);
     auto end = [&](int64_t n, int64_t i, int64_t k, int64_t e) { return ends + ((n * chunks + i) * s.states + k) * wide + e; };
