@@ -75,8 +75,9 @@ def _block(growth: Growth, names: frozenset[str] | None, last: list[Value], form
 
 @lru_cache(maxsize=64)
 def _blocks(names: frozenset[str] | None, rank: int) -> tuple[Block, ...]:
-    """Blocks of these names; for `rank` spatial dims of an existing value, those that can take it."""
-    return tuple(b for b in blocks().values() if (names is None or b.id in names) and (rank == 0 or (b.takes == "image" and rank in b.dims)))
+    """Blocks of these names, as often as their weight says; for `rank` spatial dims of an existing value, those that can take it."""
+    fitting = [b for b in blocks().values() if (names is None or b.id in names) and (rank == 0 or (b.takes == "image" and rank in b.dims))]
+    return tuple(b for b in fitting for _ in range(b.weight))
 
 
 @lru_cache(maxsize=8)

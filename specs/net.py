@@ -51,8 +51,8 @@ class Net(Protocol):
         """
         ...
 
-    def weight(self, *dims: int, low: float | None = None, high: float | None = None) -> Any:
-        """A trained parameter of this shape in the block's float format, contents in [low, high] when given."""
+    def weight(self, *dims: int, low: float | None = None, high: float | None = None, form: Format | None = None) -> Any:
+        """A trained parameter of this shape, contents in [low, high] when given; in the block's float format unless another is given."""
         ...
 
     def const(self, content: Any, form: Format | None = None) -> Any:
@@ -63,8 +63,8 @@ class Net(Protocol):
         """A constant int64 vector: a shape, axes, pads."""
         ...
 
-    def input(self, *dims: int) -> Any:
-        """A fresh graph input of the block's float format."""
+    def input(self, *dims: int, low: float | None = None, high: float | None = None, form: Format | None = None) -> Any:
+        """A fresh graph input, contents in [low, high] when given; in the block's float format unless another is given."""
         ...
 
     def pick(self, options: Sequence[T]) -> T:
@@ -82,6 +82,7 @@ class Block:
     build   (net, x) -> y or several values; x has shape (N, C, *space) with `rank` spatial dims unless the row says otherwise
     dims    spatial ranks it can be built for
     takes   "image" (N, C, *space), "tokens" (N, L, D) or "none" (the block makes its own inputs)
+    weight  how often it is drawn, against 1 for most
     """
 
     id: str
@@ -93,6 +94,7 @@ class Block:
     takes: str = "image"
     hazards: str = ""
     even: int = 1  # every spatial size is a multiple of this
+    weight: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,15 @@ _loaded = False
 
 
 def block(
-    id: str, title: str, *, seeds: Sequence[str] = (), dims: Sequence[int] = (2,), takes: str = "image", hazards: str = "", even: int = 1
+    id: str,
+    title: str,
+    *,
+    seeds: Sequence[str] = (),
+    dims: Sequence[int] = (2,),
+    takes: str = "image",
+    hazards: str = "",
+    even: int = 1,
+    weight: int = 1,
 ) -> Callable[[T], T]:
     """Register a block. `id` is the catalogue row (an architecture's whole network is `id/net`); `title` the paper."""
 
@@ -121,7 +131,7 @@ def block(
         if id in _blocks:
             raise ValueError(f"block {id}: already defined in {_blocks[id].family}")
         family = build.__module__.rsplit(".", 1)[-1]
-        _blocks[id] = Block(id, family, title, tuple(seeds), tuple(dims), build, takes, hazards, even)
+        _blocks[id] = Block(id, family, title, tuple(seeds), tuple(dims), build, takes, hazards, even, weight)
         return build
 
     return decorate

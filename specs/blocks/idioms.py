@@ -15,6 +15,7 @@ from specs.blocks.parts import divisors, offset, scale, sub
 from specs.formats import BOOL, FLOAT
 from specs.net import block, relation
 
+OFTEN = 6  # these are what pattern matchers look for
 EXPORT = "Layers as PyTorch's exporter writes them, node by node"
 
 
@@ -47,7 +48,7 @@ def written_tanh_gelu(net: Any, x: Any) -> Any:
     return net("Mul", scale(net, x, 0.5), offset(net, inner, 1.0))
 
 
-@block("idiom/layer-norm", EXPORT, takes="tokens", hazards="variance of a nearly constant row")
+@block("idiom/layer-norm", EXPORT, takes="tokens", hazards="variance of a nearly constant row", weight=OFTEN)
 def layer_norm(net: Any, x: Any) -> Any:
     """Layer normalisation written out, after a skip connection or on its own."""
     d = x.shape[-1]
@@ -68,7 +69,7 @@ def layer_norm_operator(net: Any, x: Any) -> Any:
     return written_norm(net, x, w, b), net("LayerNormalization", x, w, b, axis=-1, epsilon=1e-5)
 
 
-@block("idiom/rms-norm", EXPORT, takes="tokens", hazards="rows near zero")
+@block("idiom/rms-norm", EXPORT, takes="tokens", hazards="rows near zero", weight=OFTEN)
 def rms_norm(net: Any, x: Any) -> Any:
     return written_rms(net, x, net.weight(x.shape[-1]))
 
@@ -84,7 +85,7 @@ def rms_norm_operator(net: Any, x: Any) -> Any:
     return written_rms(net, x, w), net("Mul", mul(net, x, net("Reciprocal", net("Sqrt", offset(net, size, 1e-5)))), w)
 
 
-@block("idiom/gelu", EXPORT, takes="tokens")
+@block("idiom/gelu", EXPORT, takes="tokens", weight=OFTEN)
 def gelu(net: Any, x: Any) -> Any:
     """A dense layer and GELU, exact or by tanh, written out."""
     wide = net("MatMul", x, net.weight(x.shape[-1], net.pick((16, 8))))
@@ -102,7 +103,7 @@ def gelu_operator(net: Any, x: Any) -> Any:
     return written_gelu(net, x), net("Gelu", x)
 
 
-@block("idiom/bias-softmax", EXPORT, takes="tokens", hazards="a masked row")
+@block("idiom/bias-softmax", EXPORT, takes="tokens", hazards="a masked row", weight=OFTEN)
 def bias_softmax(net: Any, x: Any) -> Any:
     """Scores scaled, a mask that is broadcast added, softmax."""
     n, rows, d = x.shape
@@ -113,7 +114,7 @@ def bias_softmax(net: Any, x: Any) -> Any:
     return net("MatMul", net("Softmax", net("Add", scores, mask), axis=-1), q)
 
 
-@block("idiom/self-attention", EXPORT, takes="tokens")
+@block("idiom/self-attention", EXPORT, takes="tokens", weight=OFTEN)
 def self_attention(net: Any, x: Any) -> Any:
     """Projections, heads by reshape and transpose, scores, softmax, and back, as traced from BERT."""
     rows, d = x.shape[1:]
@@ -133,7 +134,7 @@ def self_attention(net: Any, x: Any) -> Any:
     return written_norm(net, add(net, y, x), net.weight(d), net.weight(d)) if net.flag() else y
 
 
-@block("idiom/folded-affine", EXPORT, dims=(1, 2, 3))
+@block("idiom/folded-affine", EXPORT, dims=(1, 2, 3), weight=OFTEN)
 def folded_affine(net: Any, x: Any) -> Any:
     """A convolution with what may be folded into it: padding before; batch norm, a scale, a sum, an activation after."""
     rank = len(x.shape) - 2
@@ -148,7 +149,7 @@ def folded_affine(net: Any, x: Any) -> Any:
     return ends[net.pick(tuple(ends))](y)
 
 
-@block("idiom/dense-affine", EXPORT, takes="tokens")
+@block("idiom/dense-affine", EXPORT, takes="tokens", weight=OFTEN)
 def dense_affine(net: Any, x: Any) -> Any:
     """A matrix product with what may be folded into it: a transpose or a scale before, batch norm, a sum or an activation after."""
     d, out = x.shape[-1], net.pick((8, 6))
@@ -164,7 +165,7 @@ def dense_affine(net: Any, x: Any) -> Any:
     return net("Relu", net("Add", y, net.weight(out))) if kind == "relu" else net("Sum", net("Gemm", flat, net.weight(out, 4)), net.weight(4))
 
 
-@block("idiom/focus", "YOLOv5's first layer as it is exported: every other pixel, four times", even=2)
+@block("idiom/focus", "YOLOv5's first layer as it is exported: every other pixel, four times", even=2, weight=OFTEN)
 def focus(net: Any, x: Any) -> Any:
     """SpaceToDepth by strided slices and a concat."""
     h, w = x.shape[2:]
@@ -172,7 +173,7 @@ def focus(net: Any, x: Any) -> Any:
     return conv(net, net("Concat", *parts, axis=1), net.pick((8, 5)), 3)
 
 
-@block("idiom/consecutive-gather", EXPORT, takes="tokens")
+@block("idiom/consecutive-gather", EXPORT, takes="tokens", weight=OFTEN)
 def consecutive_gather(net: Any, x: Any) -> Any:
     """Indices 0, 1, 2 ... of a constant, which are a slice; the parts go different ways, which is a split."""
     rows = x.shape[1]
@@ -182,7 +183,7 @@ def consecutive_gather(net: Any, x: Any) -> Any:
     return net("Concat", net("Relu", head), net("Neg", tail), axis=1)
 
 
-@block("idiom/nothing", EXPORT, dims=(1, 2, 3))
+@block("idiom/nothing", EXPORT, dims=(1, 2, 3), weight=OFTEN)
 def nothing(net: Any, x: Any) -> Any:
     """Steps that change nothing, between steps that do: times 1, plus 0, a cast there and back, a slice of everything."""
     y = net("Relu", x)

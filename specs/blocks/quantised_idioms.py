@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from specs.blocks.idioms import OFTEN
 from specs.blocks.layers import channels, reshape
 from specs.blocks.parts import divisors
 from specs.formats import FLOAT, INT4, INT8, INT32, UINT8, Format
@@ -51,7 +52,7 @@ def _plain(x: Any) -> Any:
     return x
 
 
-@block("idiom/qdq-conv", PAPER, dims=(1, 2), hazards="ties of the quantiser, saturation")
+@block("idiom/qdq-conv", PAPER, dims=(1, 2), hazards="ties of the quantiser, saturation", weight=OFTEN)
 def qdq_conv(net: Any, x: Any) -> Any:
     """A convolution between quantised tensors, with Relu or Clip before the quantiser; stresses QDQ propagation and int8 kernels."""
     rank, out, step = len(_plain(x).shape) - 2, net.pick((8, 5)), net.pick(STEPS)
@@ -64,7 +65,7 @@ def qdq_conv(net: Any, x: Any) -> Any:
     return through(net, y, net.pick(STEPS), net.pick((UINT8, INT8)))
 
 
-@block("idiom/qdq-dense", PAPER, takes="tokens")
+@block("idiom/qdq-dense", PAPER, takes="tokens", weight=OFTEN)
 def qdq_dense(net: Any, x: Any) -> Any:
     """A matrix product, a sum and a sigmoid between quantised tensors."""
     out, step = net.pick((8, 6)), net.pick(STEPS)
@@ -80,7 +81,7 @@ def qdq_dense(net: Any, x: Any) -> Any:
     return through(net, y, net.pick(STEPS))
 
 
-@block("idiom/qdq-shape", PAPER, dims=(1, 2, 3))
+@block("idiom/qdq-shape", PAPER, dims=(1, 2, 3), weight=OFTEN)
 def qdq_shape(net: Any, x: Any) -> Any:
     """What moves elements only, between quantisers with one scale: those may be moved past it, and pairs removed."""
     y = through(net, _plain(x), step := net.pick(STEPS))
@@ -96,7 +97,7 @@ def qdq_shape(net: Any, x: Any) -> Any:
     return through(net, through(net, y, step), step)
 
 
-@block("idiom/dynamic-dense", "Dynamic quantisation as ONNX Runtime's quantiser writes it", takes="tokens")
+@block("idiom/dynamic-dense", "Dynamic quantisation as ONNX Runtime's quantiser writes it", takes="tokens", weight=OFTEN)
 def dynamic_dense(net: Any, x: Any) -> Any:
     """DynamicQuantizeLinear, MatMulInteger, and two scales multiplied back; with a bias, or without."""
     out = net.pick((8, 6))
@@ -106,7 +107,7 @@ def dynamic_dense(net: Any, x: Any) -> Any:
     return net("Add", y, net.weight(out)) if net.flag() else y
 
 
-@block("idiom/weight-only-dense", "Weight-only quantisation: blocks of int4 with a scale each", takes="tokens")
+@block("idiom/weight-only-dense", "Weight-only quantisation: blocks of int4 with a scale each", takes="tokens", weight=OFTEN)
 def weight_only_dense(net: Any, x: Any) -> Any:
     """A matrix product with int4 weights that are dequantised in blocks along their first axis; before opset 21 int8, per column."""
     d, out = _plain(x).shape[-1], net.pick((8, 6))
