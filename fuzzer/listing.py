@@ -35,6 +35,27 @@ def backend_rows() -> list[dict[str, Any]]:
     ]
 
 
+def kernel_rows() -> list[dict[str, Any]]:
+    """One object per custom kernel; `problem` when its plugin could not be loaded."""
+    from oracles.kernel import kernels
+
+    return [
+        {
+            "name": k.name,
+            "implements": k.implements,
+            "dtypes": list(k.dtypes),
+            "form": k.form,
+            "title": k.title,
+            "baselines": list(k.baselines),
+            "defects": dict(k.defects),
+            "source": str(k.source or k.library or k.location[0]),
+            "shipped": k.shipped,
+            "problem": k.problem,
+        }
+        for k in kernels().values()
+    ]
+
+
 def block_rows() -> list[dict[str, Any]]:
     """One object per block, and one with its `reason` per row of the catalogue that has none."""
     from specs.net import blocks, catalogue, relations

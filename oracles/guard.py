@@ -20,7 +20,7 @@ PAGE = mmap.PAGESIZE
 ZONE = PAGE  # bytes of canaries on each side
 CANARY = 0xC5
 POISON = (0xFF, 0x5B)  # as floats NaN, and large; an output that keeps both was not written
-DIRT = 0xA7  # what a workspace holds that was used before
+DIRT = 0x7F  # what a workspace holds that was used before: large numbers in every format
 LINE = 64
 
 
@@ -50,13 +50,16 @@ class Regime:
 
 
 PLAIN = Regime("plain")
-#: Each has one thing, or few, that a legal kernel does not notice.
+#: Each has one thing that a right kernel does not notice; those with gaps are for kernels that take strides.
 HOSTILE = (
-    Regime("memory ending at a forbidden page", place="end", gaps=1, threads=1),
-    Regime("memory beginning behind a forbidden page, a used workspace", place="start", gaps=2, dirty=True),
-    Regime("memory off its line by one element", shift=1, dirty=True),
-    Regime("several threads", threads=3),
-    Regime("several threads", shift=3, dirty=True, threads=2),
+    Regime("memory ending at a forbidden page", place="end"),
+    Regime("memory beginning behind a forbidden page", place="start"),
+    Regime("memory off its line by one element", shift=1),
+    Regime("a workspace that was used before", dirty=True),
+    Regime("every second element as input", gaps=1),
+    Regime("reversed axes as input", gaps=2),
+    Regime("three threads", threads=3),
+    Regime("two threads, memory off its line by three elements", shift=3, dirty=True, threads=2),
 )
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -12,6 +12,7 @@ import torch
 
 from oracles.adjoint import Weigh, weigher
 from oracles.compare import compare, differ
+from oracles.kernel import differs
 from oracles.plugin import find
 from oracles.records import Case, Outcome, Verdict
 from oracles.reference import Expected, reference
@@ -76,7 +77,8 @@ def _one(expected: Mapping[str, Expected], outcome: Outcome, plain: Outcome | No
         assert outcome.outputs is not None
         verdicts = [compare(outcome.backend, outcome.setting, name, want, outcome.outputs.get(name)) for name, want in expected.items()]
         if outcome.again is not None:
-            verdicts += [v for name, want in expected.items() if (v := differ(outcome, name, want)) is not None]
+            apart = [v for name, want in expected.items() if (v := differ(outcome, name, want)) is not None]
+            verdicts += [replace(v, message=v.message + differs(outcome)) for v in apart]
         return verdicts
     return [Verdict(outcome.backend, outcome.setting, _failure(outcome, plain), message=outcome.message)]
 

@@ -12,16 +12,20 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import json
 import os
 import pkgutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from specs.formats import BY_NAME, BY_NUMPY
+
+if TYPE_CHECKING:
+    from oracles.records import Outcome
 
 Form = Literal["native", "python", "tvm-ffi", "torch", "onnxruntime", "triton"]
 #: (node, inputs) -> whether the kernel is for this. The node's attributes are read as `node.axis`; inputs are torch tensors or None.
@@ -183,7 +187,7 @@ def kernels() -> dict[str, Kernel]:
         import oracles.kernels
 
         for module in sorted(m.name for m in pkgutil.iter_modules(oracles.kernels.__path__)):
-            importlib.import_module(f"oracles.kernels.{module}")
+            _load(module, f"oracles.kernels.{module}")
         for name, target in _plugins():
             _load(name, target)
     return _registry
@@ -199,7 +203,28 @@ def load(target: str) -> list[Kernel]:
     listed = [t for t in os.environ.get(VARIABLE, "").split(os.pathsep) if t]
     if target not in listed:
         os.environ[VARIABLE] = os.pathsep.join([*listed, target])
+    from oracles.backends.kernels import register  # whose settings are the names of kernels
+
+    register()
     return [k for name, k in _registry.items() if name not in before]
+
+
+def applied(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
+    """Which kernels were at work in a run that ended, each with where.
+
+    Every place has op, node, dtypes, shapes and attrs, and `differs` when the result was another under a hostile regime.
+    """
+    found = dict[str, list[dict[str, Any]]]()
+    if outcome.backend == "kernels" and outcome.status == "ok" and outcome.message:
+        for place in json.loads(outcome.message):
+            found.setdefault(place["kernel"], []).append(place)
+    return found
+
+
+def differs(outcome: Outcome) -> str:
+    """'; kernel x at Neg differs with several threads', for the first place where one does; else empty."""
+    places = [p for found in applied(outcome).values() for p in found if "differs" in p]
+    return f"; kernel {places[0]['kernel']} at {places[0]['op']} differs with {places[0]['differs']}" if places else ""
 
 
 def _plugins() -> Iterator[tuple[str, str]]:
@@ -261,4 +286,4 @@ def _beside(file: str, path: str | Path | None) -> Path | None:
     return near if near.exists() or not (SOURCES / path).exists() else SOURCES / path
 
 
-__all__ = ["FUNCTIONS", "TEETH", "Form", "Kernel", "kernel", "kernels", "load", "replace"]
+__all__ = ["FUNCTIONS", "TEETH", "Form", "Kernel", "applied", "differs", "kernel", "kernels", "load"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles.guard import DIRT, PLAIN, Placed, Regime, Room, Rooms
+from oracles.guard import DIRT, PLAIN, KernelFault, Placed, Regime, Room, Rooms
 from oracles.kernel import SOURCES, Kernel
 from specs.formats import BY_NUMPY
 from specs.rule import Unsupported
@@ -191,7 +191,7 @@ class Native:
         """Results of the shapes and types of `outputs`; None for "not mine".
 
         types  ONNX numbers of the inputs' and outputs' types; those of the arrays when they are not given
-        Raises KernelFault for what no kernel may do, RuntimeError for what it returns other than 0 and 1.
+        Raises KernelFault for what no kernel may do.
         """
         rooms = Rooms(inputs, outputs, regime, self.kernel.aligned, self.kernel.strided)
         of_inputs, of_outputs = types or ([_number(i) for i in inputs], [_number(o) for o in outputs])
@@ -202,13 +202,13 @@ class Native:
         code = self.entry(ctypes.byref(call))
         rooms.examine()
         if code not in (0, 1):
-            raise RuntimeError(f"returned {code}")
+            raise KernelFault(f"returned {code}")
         return None if code else rooms.results()
 
     def _scratch(self, call: _Call, regime: Regime, rooms: Rooms) -> None:
         size = self.workspace(ctypes.byref(call)) if self.workspace is not None else 0
         if size < 0:
-            raise RuntimeError(f"asked for a workspace of {size} bytes")
+            raise KernelFault(f"asked for a workspace of {size} bytes")
         if size:
             rooms.workspace = room = Room(size, 1, regime, True)
             room.content[:] = DIRT if regime.dirty else 0

@@ -17,7 +17,6 @@ from oracles import guard
 from oracles.forms import prepared
 from oracles.guard import HOSTILE, PLAIN, POISON, KernelFault, Regime
 from oracles.kernel import FUNCTIONS, TEETH, Kernel, kernels
-from oracles.records import Outcome
 from oracles.rewriting import Run, lazily, listed
 from oracles.variants import variants
 from specs.rule import Unsupported
@@ -50,15 +49,6 @@ def operators(model: bytes) -> set[tuple[str, str]]:
         node = todo.pop()
         found.add((node.op_type, "" if node.domain == "ai.onnx" else node.domain))
         todo += [n for a in node.attribute if a.HasField("g") for n in a.g.node]
-    return found
-
-
-def applied(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
-    """Which kernels were at work in a run that ended, each with where: op, node, dtypes, shapes, attrs, and `differs` if a hostile regime showed."""
-    found = dict[str, list[dict[str, Any]]]()
-    if outcome.status == "ok" and outcome.message:
-        for entry in json.loads(outcome.message):
-            found.setdefault(entry["kernel"], []).append(entry)
     return found
 
 
@@ -112,51 +102,30 @@ class Substitution:
         ins = [None if a is None else program.to_numpy(a, f) for a, f in zip(args, node.in_formats, strict=True)]
         want = [None if not o else program.to_numpy(h, f) for o, h, f in zip(node.outputs, honest, node.out_formats, strict=False)]
         note = ""
-        with _last_words(f"in {guard.where(kernel.name, node)}"):
-            try:
-                got = execute(node, ins, want, PLAIN)
-                if got is not None:
-                    self._written(kernel, execute, node, ins, want, got)
-                    if self.hostile:
-                        got, note = self._worst(execute, node, ins, want, got)
-            except KernelFault as e:
-                raise KernelFault(f"{guard.where(kernel.name, node)}: {e}") from None
-            except Unsupported:
-                raise
-            except Exception as e:  # whatever a stranger's kernel raises
-                raise RuntimeError(f"{guard.where(kernel.name, node)}: {type(e).__name__}: {e}") from e
+        place, note = guard.where(kernel.name, node), ""
+
+        def run_under(regime: Regime) -> list[Any] | None:
+            with _last_words(f"in {place}{'' if regime.name == 'plain' else f' with {regime.name}'}"):
+                return execute(node, ins, want, regime)
+
+        try:
+            got = run_under(PLAIN)
+            if got is not None:
+                _written(run_under, got)
+                if self.hostile:
+                    got, note = _worst(run_under, got, kernel.strided)
+        except KernelFault as e:
+            raise KernelFault(f"{place}: {e}") from None
+        except Unsupported:
+            raise
+        except Exception as e:  # whatever a stranger's kernel raises
+            raise KernelFault(f"{place} raised {type(e).__name__}: {e}") from e
         if got is None:
             return None
         self._note(kernel, node, ins, note)
         if wanted[1:] in TEETH:
             got = _bitten(wanted[1:], got, ins)
         return [None if g is None else program.to_torch(g, f) for g, f in zip(got, node.out_formats, strict=False)]
-
-    def _written(self, kernel: Kernel, execute: Callable[..., Any], node: Any, ins: list[Any], want: list[Any], got: list[Any]) -> None:
-        """Raises when an output still holds the poison it was given, in two runs with different poison."""
-        if not any(g is not None and guard.unwritten(g, None).any() for g in got):
-            return
-        again = execute(node, ins, want, Regime("plain", poison=POISON[1]))
-        for k, (a, b) in enumerate(zip(got, again or [], strict=False)):
-            if a is not None and b is not None and (left := guard.unwritten(a, b)).any():
-                first = [int(i) for i in np.unravel_index(int(np.flatnonzero(left)[0]), a.shape)]
-                raise KernelFault(f"did not write {int(left.sum())} of the {left.size} elements of output {k}, the first at {first}")
-
-    def _worst(self, execute: Callable[..., Any], node: Any, ins: list[Any], want: list[Any], got: list[Any]) -> tuple[list[Any], str]:
-        """The result furthest from the plain one, of several regimes that a correct kernel does not notice, and which regime that was."""
-        worst, far, note = got, 0.0, ""
-        for regime in HOSTILE:
-            until = time.perf_counter() + PATIENCE
-            for _ in range(REPEATS if regime.threads > 1 else 1):
-                other = execute(node, ins, want, regime)
-                if other is None:
-                    raise KernelFault(f"takes these arguments, but not with {regime.name}")
-                apart = max((_apart(a, b) for a, b in zip(got, other, strict=True) if a is not None), default=0.0)
-                if apart > far:
-                    worst, far, note = other, apart, regime.name
-                if time.perf_counter() > until:
-                    break
-        return worst, note
 
     def _note(self, kernel: Kernel, node: Any, ins: list[Any], differs: str) -> None:
         about = {
@@ -170,6 +139,36 @@ class Substitution:
         entry = self.applied.setdefault(json.dumps([kernel.name, node.name, about["shapes"]]), about)
         if differs:
             entry["differs"] = differs
+
+
+def _written(run_under: Callable[[Regime], list[Any] | None], got: list[Any]) -> None:
+    """Raises when an output still holds the poison it was given, in two runs with different poison."""
+    if not any(g is not None and guard.unwritten(g, None).any() for g in got):
+        return
+    again = run_under(Regime("other poison", poison=POISON[1]))
+    for k, (a, b) in enumerate(zip(got, again or [], strict=False)):
+        if a is not None and b is not None and (left := guard.unwritten(a, b)).any():
+            first = [int(i) for i in np.unravel_index(int(np.flatnonzero(left)[0]), a.shape)]
+            raise KernelFault(f"did not write {int(left.sum())} of the {left.size} elements of output {k}, the first at {first}")
+
+
+def _worst(run_under: Callable[[Regime], list[Any] | None], got: list[Any], strided: bool) -> tuple[list[Any], str]:
+    """The result furthest from the plain one, of several regimes that a correct kernel does not notice, and which regime that was."""
+    worst, far, note = got, 0.0, ""
+    for regime in HOSTILE:
+        if regime.gaps and not strided:
+            continue
+        until = time.perf_counter() + PATIENCE
+        for _ in range(REPEATS if regime.threads > 1 else 1):
+            other = run_under(regime)
+            if other is None:
+                raise KernelFault(f"takes these arguments, but not with {regime.name}")
+            apart = max((_apart(a, b) for a, b in zip(got, other, strict=True) if a is not None), default=0.0)
+            if apart > far:
+                worst, far, note = other, apart, regime.name
+            if time.perf_counter() > until:
+                break
+    return worst, note
 
 
 def _told(feeds: Mapping[str, Any]) -> bytes:
@@ -223,4 +222,4 @@ def _last_words(text: str) -> Generator[None]:
     os.ftruncate(2, about.st_size)
 
 
-__all__ = ["Substitution", "applied", "candidates", "operators"]
+__all__ = ["Substitution", "candidates", "operators"]

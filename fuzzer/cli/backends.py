@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -20,25 +21,39 @@ def backends(
 ) -> None:
     """List the backends with their versions and settings, or what they implement.
 
+    `fuzz backends kernels` lists the custom kernels that are found here.
+
     Example: `fuzz backends --matrix onnxruntime --html matrix.html`
     """
-    from fuzzer.listing import backend_rows
+    from fuzzer.listing import backend_rows, kernel_rows
     from specs.rule import UsageError
 
     if matrix:
         _matrix(names or [], draws, as_json, page)
         return
-    if names or page is not None:
-        raise UsageError("names of backends and --html go with --matrix")
+    if page is not None or names not in (None, [], ["kernels"]):
+        raise UsageError("names of backends and --html go with --matrix; only `fuzz backends kernels` lists custom kernels")
+    if names:
+        found = kernel_rows()
+        typer.echo(json.dumps(found) if as_json else "\n".join(map(_kernel_text, found)))
+        return
     rows = backend_rows()
     if as_json:
         typer.echo(json.dumps(rows))
         return
     for r in rows:
         state = r["version"] if r["available"] else f"not available: {r['missing']}"
-        settings = ", ".join(f"{s}*" if s in r["default"] else s for s in r["settings"])
+        shown = r["settings"] if r["name"] != "kernels" else [s for s in r["settings"] if s in r["default"]]
+        settings = ", ".join(f"{s}*" if s in r["default"] else s for s in shown)
+        settings += f", {len(r['settings']) - len(shown)} kernels: `fuzz backends kernels`" if shown != r["settings"] else ""
         typer.echo(f"{r['name']:12} {state}\n{'':12} settings: {settings}")
     typer.echo("* runs when only the backend is named")
+
+
+def _kernel_text(row: dict[str, Any]) -> str:
+    about = row["problem"] or f"{row['title']}\n{'':24} {row['form']}, for {row['implements']} in {', '.join(row['dtypes']) or 'any type'}"
+    variants = [f"@{b}" for b in row["baselines"]] + [f"!{d}" for d in row["defects"]]
+    return f"{row['name']:24} {about}" + (f"; also {' '.join(variants)}" if variants else "")
 
 
 def _matrix(names: list[str], draws: int, as_json: bool, page: Path | None) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from oracles.backends.reference import warm
 from oracles.backends.torch import UNSUPPORTED
+from oracles.kernel import applied
 from oracles.kernel import kernels as known
 from oracles.plugin import Compiled, backend, split
 from oracles.records import Outcome
-from oracles.substitution import Substitution, applied, candidates
+from oracles.substitution import Substitution, candidates
 from specs.rule import Unsupported
 
 
