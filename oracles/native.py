@@ -10,13 +10,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from oracles.guard import DIRT, PLAIN, KernelFault, Placed, Regime, Room, Rooms
+from oracles.guard import DIRT, LINE, PLAIN, KernelFault, Placed, Regime, Room, Rooms
 from oracles.kernel import SOURCES, Kernel
 from specs.formats import BY_NUMPY
 from specs.rule import Unsupported
@@ -193,17 +193,47 @@ class Native:
         types  ONNX numbers of the inputs' and outputs' types; those of the arrays when they are not given
         Raises KernelFault for what no kernel may do.
         """
+        rooms, call = self._bound(attrs, inputs, outputs, regime, types)
+        code = self.entry(ctypes.byref(call))
+        rooms.examine()
+        if code not in (0, 1):
+            raise KernelFault(f"returned {code}")
+        return None if code else rooms.results()
+
+    def timed(
+        self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], types: Any = None
+    ) -> Callable[[], int]:
+        """The bare call, to be timed: tensors are placed once, nothing is examined."""
+        rooms, call = self._bound(attrs, inputs, outputs, PLAIN, types)
+        entry, pointer = self.entry, ctypes.pointer(call)
+
+        def again(keep: Any = rooms) -> int:
+            return entry(pointer)
+
+        return again
+
+    def scratch_bytes(self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], regime: Regime = PLAIN) -> int:
+        """The workspace that such a call asks for."""
+        return self._bound(attrs, inputs, outputs, regime, None)[1].workspace_bytes
+
+    def _bound(self, attrs: Any, inputs: Any, outputs: Any, regime: Regime, types: Any) -> tuple[Rooms, _Call]:
         rooms = Rooms(inputs, outputs, regime, self.kernel.aligned, self.kernel.strided)
         of_inputs, of_outputs = types or ([_number(i) for i in inputs], [_number(o) for o in outputs])
         given, made = _tensors(rooms.inputs, of_inputs), _tensors(rooms.outputs, of_outputs)
         listed = _attributes(attrs)
         call = _Call(given, len(inputs), made, len(outputs), listed, len(listed), None, 0, max(1, min(regime.threads, self.kernel.threads)))
         self._scratch(call, regime, rooms)
-        code = self.entry(ctypes.byref(call))
-        rooms.examine()
-        if code not in (0, 1):
-            raise KernelFault(f"returned {code}")
-        return None if code else rooms.results()
+        return rooms, call
+
+    def bare(self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], threads: int = 1) -> Bare:
+        """The call without rooms, on contiguous arrays as they are: for measuring."""
+        given, made = (_bare(arrays) for arrays in (inputs, outputs))
+        listed = _attributes(attrs)
+        call = _Call(given, len(inputs), made, len(outputs), listed, len(listed), None, 0, threads)
+        size = self.workspace(ctypes.byref(call)) if self.workspace is not None else 0
+        scratch = np.zeros(size + LINE, np.uint8)
+        call.workspace, call.workspace_bytes = scratch.ctypes.data + -scratch.ctypes.data % LINE, size
+        return Bare(self.entry, call, size, (inputs, outputs, scratch))
 
     def _scratch(self, call: _Call, regime: Regime, rooms: Rooms) -> None:
         size = self.workspace(ctypes.byref(call)) if self.workspace is not None else 0
@@ -213,6 +243,27 @@ class Native:
             rooms.workspace = room = Room(size, 1, regime, True)
             room.content[:] = DIRT if regime.dirty else 0
             call.workspace, call.workspace_bytes = room.address, size
+
+
+class Bare:
+    """A call that can be made again and again. `workspace`: bytes of it."""
+
+    def __init__(self, entry: Any, call: _Call, workspace: int, kept: Any) -> None:
+        self.workspace = workspace
+        self._entry, self._call, self._kept = entry, call, kept
+
+    def __call__(self) -> int:
+        """What the kernel returns: 0 done, 1 not mine."""
+        return int(self._entry(ctypes.byref(self._call)))
+
+
+def _bare(arrays: Sequence[np.ndarray | None]) -> Any:
+    made = (_Tensor * max(1, len(arrays)))()
+    for t, a in zip(made, arrays, strict=False):
+        if a is not None:
+            t.data, t.type, t.rank = a.ctypes.data, _number(a), a.ndim
+            t.shape, t.strides = (ctypes.c_int64 * a.ndim)(*a.shape), (ctypes.c_int64 * a.ndim)(*(s // a.itemsize for s in a.strides))
+    return made
 
 
 def _number(array: np.ndarray | None) -> int:
