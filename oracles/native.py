@@ -201,10 +201,10 @@ class Native:
         return None if code else rooms.results()
 
     def timed(
-        self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], types: Any = None
+        self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], types: Any = None, regime: Regime = PLAIN
     ) -> Callable[[], int]:
         """The bare call, to be timed: tensors are placed once, nothing is examined."""
-        rooms, call = self._bound(attrs, inputs, outputs, PLAIN, types)
+        rooms, call = self._bound(attrs, inputs, outputs, regime, types)
         entry, pointer = self.entry, ctypes.pointer(call)
 
         def again(keep: Any = rooms) -> int:
