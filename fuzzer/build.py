@@ -58,8 +58,8 @@ class Builder(Choices):
     def function(self, name: str, body: Callable[..., Any], *inputs: Value | None, **attrs: Any) -> Any:
         return call(self, name, body, inputs, attrs)
 
-    def weight(self, *dims: int, low: float | None = None, high: float | None = None) -> Value:
-        v = self.growth.make("w", self.form, tuple(dims), "initializer", usable=False)
+    def weight(self, *dims: int, low: float | None = None, high: float | None = None, form: Format | None = None) -> Value:
+        v = self.growth.make("w", form or self.form, tuple(dims), "initializer", usable=False)
         v.low, v.high = low, high
         return v
 
@@ -72,8 +72,10 @@ class Builder(Choices):
     def ints(self, content: Sequence[int]) -> Value:
         return self.const(list(content), INT64)
 
-    def input(self, *dims: int) -> Value:
-        return self.growth.make("x", self.form, tuple(dims), "input")
+    def input(self, *dims: int, low: float | None = None, high: float | None = None, form: Format | None = None) -> Value:
+        v = self.growth.make("x", form or self.form, tuple(dims), "input")
+        v.low, v.high = low, high
+        return v
 
 
 def _unchecked(op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any], y: Value) -> None:

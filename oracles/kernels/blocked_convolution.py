@@ -17,7 +17,7 @@ from oracles.kernel import kernel
     baselines={"im2col": "im2col_convolution", "direct": "direct_convolution", "naive": "naive_convolution"},
     defects={
         "tail": "the last columns of a row, where their number is no multiple of 6, are not written",
-        "channels": "a last, narrow tile of output channels is not written",
+        "channels": "output channels behind the last whole vector are not written",
         "overrun": "a whole tile is written at the end of a row",
         "halo": "with padding, the last column of the image is taken for padding",
         "bounds": "the row below the image is read",

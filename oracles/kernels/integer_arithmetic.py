@@ -21,7 +21,6 @@ from oracles.kernel import kernel
         "sign": "packed codes are shifted down with their sign",
         "order": "the first code of a byte is taken from its high bits",
         "mask": "activations are not cut to two bits",
-        "race": "all threads unpack into one row",
     },
 )
 def lookup_matmul(node: Any, inputs: Sequence[Any]) -> bool:

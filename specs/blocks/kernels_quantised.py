@@ -76,11 +76,6 @@ def mobile_kernel(net: Any) -> Any:
 
 
 # codes and tables ------------------------------------------------------------------------------------------------------
-def _bytes(net: Any, v: Any, gain: float) -> Any:
-    """Whole numbers from 0 to 255 as uint8."""
-    return net("Cast", net("Clip", net("Round", scale(net, v, gain)), net.const(0.0), net.const(255.0)), to=UINT8.onnx)
-
-
 @block(
     "deepgemm-lut/kernel",
     "DeepGEMM: Accelerated Ultra Low-Precision Inference on CPU Architectures using Lookup Tables",
@@ -109,19 +104,13 @@ def lookup_kernel(net: Any) -> Any:
         found = net("Gather", net("Cast", table, to=INT32.onnx), index, axis=0)
         return net("ReduceSum", found, net.ints([2]), keepdims=0)
 
-    a = _bytes(net, net.input(rows, terms), net.pick((1.0, 32.0)))
-    w = _bytes(net, net.weight(columns, -(-terms // 4), low=0, high=255), 1.0)
+    a = net.input(rows, terms, low=0, high=net.pick((3, 255)), form=UINT8)
+    w = net.weight(columns, -(-terms // 4), low=0, high=255, form=UINT8)
     return net.function("LookupMatMul", body, a, w, net.const(table, INT8))
 
 
 # integers --------------------------------------------------------------------------------------------------------------
-def _sums(net: Any, shape: tuple[int, ...], reach: float) -> Any:
-    """Sums of an integer convolution: int32, ties and extremes among them."""
-    whole = net("Round", scale(net, net.input(*shape), reach))
-    return net("Cast", net("Clip", whole, net.const(-(2.0**30)), net.const(2.0**30)), to=INT32.onnx)
-
-
-def _ratios(net: Any, n: int, reach: float) -> tuple[Any, Any]:
+def _ratios(net: Any, n: int, reach: int) -> tuple[Any, Any]:
     """n ratios m / 2^c that bring numbers of this reach to about eight bits."""
     exponent = 31 + int(np.log2(reach)) - 5
     m = [net.pick((2**30, 3 * 2**29, 2**31 - 1)) if net.flag() else 2**30 + net.choose(2**30) for _ in range(n)]
@@ -155,14 +144,14 @@ def _range(net: Any) -> tuple[int, int]:
 def dyadic_kernel(net: Any) -> Any:
     """Requantisation of int32 sums by a dyadic ratio for each channel, as one call."""
     low, high = _range(net)
-    reach = float(2 ** net.pick((8, 4, 16, 20, 28)))
+    reach = 2 ** net.pick((8, 4, 16, 20, 30))
     channels, inner = net.pick((3, 1, 8)), net.pick(((5, 7), (1, 1), (4, 4), (17,), (3, 11), ()))
 
     def body(net: Any, acc: Any, m: Any, c: Any) -> Any:
         wide = [channels] + [1] * len(inner)
         return _clipped(net, _dyadic(net, acc, reshape(net, m, wide), reshape(net, c, wide)), low, high)
 
-    acc = _sums(net, (1 + net.choose(2), channels, *inner), reach)
+    acc = net.input(1 + net.choose(2), channels, *inner, low=-reach, high=reach, form=INT32)
     return net.function("DyadicRequantize", body, acc, *_ratios(net, channels, reach), low=low, high=high)
 
 
@@ -176,7 +165,7 @@ def dyadic_kernel(net: Any) -> Any:
 def dyadic_add_kernel(net: Any) -> Any:
     """A residual sum: both operands brought to one scale by dyadic ratios, added, clipped, as one call."""
     low, high = _range(net)
-    reach = float(2 ** net.pick((8, 4, 16, 20, 28)))
+    reach = 2 ** net.pick((8, 4, 16, 20, 30))
     shape = net.pick(((2, 3, 5, 7), (1, 1), (33,), (4, 4)))
 
     def body(net: Any, a: Any, b: Any, m: Any, c: Any) -> Any:
@@ -186,7 +175,7 @@ def dyadic_add_kernel(net: Any) -> Any:
             parts.append(_dyadic(net, acc, net("Gather", m, at, axis=0), net("Gather", c, at, axis=0)))
         return _clipped(net, net("Add", *parts), low, high)
 
-    operands = _sums(net, shape, reach), _sums(net, shape, reach)
+    operands = [net.input(*shape, low=-reach, high=reach, form=INT32) for _ in range(2)]
     return net.function("DyadicAdd", body, *operands, *_ratios(net, 2, reach), low=low, high=high)
 
 
@@ -221,9 +210,9 @@ def float8_cast(net: Any) -> Any:
     need(net.opset >= 19, "8-bit floats exist from opset 19 on")
     form = BY_NAME[net.pick(("float8e4m3fn", "float8e5m2", "float8e4m3fnuz", "float8e5m2fnuz"))]
     x = net.input(*net.pick(((17,), (3, 5), (1,), (2, 31), (33,), (9, 16))))
-    x = scale(net, x, net.pick((1.0, 2.0**-8, 2.0**-14, 2.0**6, 2.0**8, 2.0**15)))
+    x = scale(net, x, net.pick((1.0, 2.0**-8, 2.0**-14, 2.0**4, 2.0**8, 2.0**15)))
     wide = net.pick(("float", "float", "float16", "bfloat16"))
-    x = net("Round", x) if net.flag(0.2) else x  # leaves zeros of both signs
+    x = net("Round", x) if net.flag() else x  # leaves ties, and zeros of both signs
     return net("Cast", net("Cast", x if wide == "float" else net("Cast", x, to=BY_NAME[wide].onnx), to=form.onnx), to=FLOAT.onnx)
 
 

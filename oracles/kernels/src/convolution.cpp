@@ -67,9 +67,10 @@ static void outputs(const Shape &s, const float *packed, int64_t n, int64_t bloc
     const int64_t g = block / s.blocks, b = block % s.blocks, count = std::min<int64_t>(PIXELS, left), end = std::min<int64_t>(WIDE, s.og - b * WIDE);
     tile(pixel, place.segment, place.segments, place.length, place.step, packed + block * s.taps * WIDE, acc);
 #ifdef DEFECT_CHANNELS
-    if (end < LANES && b > 0) return;
-#endif
+    for (int64_t l = 0; l < (end < LANES ? end : end / LANES * LANES); l++) {
+#else
     for (int64_t l = 0; l < end; l++) {
+#endif
         const int64_t o = g * s.og + b * WIDE + l;
 #ifdef DEFECT_BIAS
         const float bias = s.bias ? s.bias[b * WIDE + l] : 0.0f;

@@ -98,11 +98,7 @@ extern "C" int lookup_matmul(const Call *call) {
 #endif
 #pragma omp parallel for num_threads(p.threads(call))
     for (int64_t n = 0; n < p.n; n++) {
-#ifdef DEFECT_RACE
-        uint8_t *w = rows;
-#else
         uint8_t *w = rows + n * p.steps;
-#endif
         unpack(p, p.w + n * p.bytes, w);
         for (int64_t m = 0; m < p.m; m += ROWS) {
             Bytes sum[ROWS] = {};
