@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from corpus.folders import stored_case
+from corpus.regressions import Regression, regressions
 from oracles.plugin import Target, find
 from oracles.pool import run
 from triage.replay import judged
 
-SEEDS = sorted((Path(__file__).resolve().parents[2] / "corpus" / "seeds").glob("*/seed.json"))
-
 
 @pytest.mark.backends
-@pytest.mark.parametrize("path", SEEDS, ids=lambda p: p.parent.name)
-def test_seed(path: Path) -> None:
-    seed = json.loads(path.read_text())
-    backend = find(seed["backend"])
+@pytest.mark.parametrize("kept", regressions(), ids=lambda r: r.path.name)
+def test_seed(kept: Regression) -> None:
+    seed, backend = kept.seed, find(kept.seed.backend)
     if backend.missing():
         pytest.skip(backend.missing())
-    case = stored_case(path.parent)
-    settings = tuple(dict.fromkeys([*([backend.reference_setting] if backend.reference_setting else []), seed["setting"]]))
-    found = {v.verdict for v in judged(case, run(case, [Target(seed["backend"], settings)])) if v.setting == seed["setting"]}
-    wanted = {seed["verdict"], *seed.get("also", ())}  # what is read from memory nobody wrote may look like several things
-    if not wanted & found and backend.version() != seed["version"]:
-        pytest.skip(f"gone in {seed['backend']} {backend.version()}: {sorted(found)}")
-    assert wanted & found, (
-        f"{seed['title']}: now {sorted(found)}; replay with: fuzz check {path.parent} --backends {seed['backend']}:{seed['setting']}"
-    )
+    settings = tuple(dict.fromkeys([*([backend.reference_setting] if backend.reference_setting else []), seed.setting]))
+    found = {v.verdict for v in judged(kept.case, run(kept.case, [Target(seed.backend, settings)])) if v.setting == seed.setting}
+    if not kept.shows & found and backend.version() != seed.version:
+        pytest.skip(f"gone in {seed.backend} {backend.version()}: {sorted(found)}")
+    assert kept.shows & found, f"{seed.title}: now {sorted(found)}; replay with: fuzz check {kept.path} --backends {seed.backend}:{seed.setting}"
