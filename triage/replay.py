@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from oracles.plugin import Target, find
 from oracles.records import FINDINGS, Case, Outcome, Verdict
 from specs.rule import UsageError
-from triage.cause import cause
+from triage.cause import Cause, cause
 from triage.finding import Finding
 from triage.write import read_finding
 
@@ -34,12 +35,13 @@ class Replayed:
 def replay(finding: Finding | Path, run: Run | None = None, judge: Judge | None = None, repeats: int = 3) -> Replayed:
     """Run a finding `repeats` times at the settings it was found with.
 
-    run, judge  by default the isolated workers of oracles.pool, and the float64 reference
+    run, judge  by default the isolated workers of oracles.pool, and the float64 reference; triage.elsewhere asks another environment
     Raises UsageError for a folder that is no finding, and for a backend that is not installed.
     """
     found = read_finding(finding) if isinstance(finding, Path) else finding
-    run, judge = run or _run, judge or judged
-    target = [Target(found.verdict.backend, tuple(s for s in found.settings if s in find(found.verdict.backend).settings))]
+    run, judge = run or runner(), judge or judged
+    backend = find(found.verdict.backend)
+    target = [Target(found.verdict.backend, tuple(s for s in found.settings if s in (*backend.settings, *backend.planted)))]
     if not target[0].settings:
         raise UsageError(f"{found.name}: backend '{found.verdict.backend}' has none of the settings {', '.join(found.settings)} any more")
     hits, others, verdicts = 0, list[Verdict](), list[Verdict]()
@@ -58,10 +60,18 @@ def replay(finding: Finding | Path, run: Run | None = None, judge: Judge | None 
 def _compare(found: Finding, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> tuple[bool, list[Verdict]]:
     """Whether the same cause showed, and the findings that are of another cause."""
     bad = [v for v in verdicts if v.is_finding and v.backend == found.verdict.backend]
-    same = [
-        v for v in bad if v.verdict == found.verdict.verdict and cause(found.case, v, outcomes, verdicts, found.original is not None).key == found.cause.key
-    ]
-    return bool(same), [v for v in bad if v.verdict != found.verdict.verdict] if same else bad
+    alike = [v for v in bad if v.verdict == found.verdict.verdict]
+    same = any(_same(found.cause.unblamed, cause(found.case, v, outcomes, verdicts, found.original is not None)) for v in alike)
+    return same, [v for v in bad if v.verdict != found.verdict.verdict] if same else bad
+
+
+def _same(a: Cause, b: Cause) -> bool:
+    """One key; or keys that differ only in the class of the error, which backends change between releases (FAIL, RUNTIME_EXCEPTION)."""
+    return a.key == b.key or (bool(a.message) and replace(a, message=_essence(a.message)) == replace(b, message=_essence(b.message)))
+
+
+def _essence(message: str) -> str:
+    return re.sub(r"^\w+: (?:[A-Z_]+: ?)?", "", message)
 
 
 def _status(found: Finding, hits: int, repeats: int, others: Sequence[Verdict], verdicts: Sequence[Verdict]) -> Status:
@@ -84,10 +94,11 @@ def _now(others: Sequence[Verdict], verdicts: Sequence[Verdict]) -> str:
     return f"{first.verdict} at {first.setting}" + (f": {first.message.splitlines()[0][:160]}" if first.message else "")
 
 
-def _run(case: Case, targets: Sequence[Target]) -> list[Outcome]:
+def runner(timeout: float = 30.0, memory: int = 4 << 30) -> Run:
+    """Runs in the isolated workers, within these limits."""
     from oracles.pool import run
 
-    return run(case, targets)
+    return lambda case, targets: run(case, targets, timeout=timeout, memory=memory)
 
 
 def judged(case: Case, outcomes: Sequence[Outcome]) -> list[Verdict]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from oracles.records import Verdict
 from triage.cause import WROTE
@@ -122,33 +124,54 @@ def _times(ratio: float | None) -> str:
     return f"{ratio:,.0f} times" if ratio and ratio >= 10 else f"{ratio:.2g} times" if ratio else "often"
 
 
-def table(finding: Finding) -> str:
-    """One row per setting: what it gave, what float64 gives, the bound and the ratio."""
+@dataclass(frozen=True)
+class Row:
+    """One setting's line of the table."""
+
+    cells: tuple[str, ...]
+    bad: bool
+
+
+def cells(finding: Finding) -> list[Any]:
+    """The head, then one row per setting: what it gave, what float64 gives, the bound and the ratio."""
     twice = finding.verdict.verdict == "unstable"
-    columns = "first run | second run | allowed difference | difference / allowed" if twice else "value | float64 value | allowed error | error / allowed"
-    rows = [f"| setting | result | {columns} |", "|---|---|---|---|---|---|"]
-    for setting in finding.settings:
+    columns = (
+        ("first run", "second run", "allowed difference", "difference / allowed") if twice else ("value", "float64 value", "allowed error", "error / allowed")
+    )
+    rows, messages = list[Row](), set[str]()
+    for setting in finding.settings[:ROWS]:
         mine = [v for v in finding.verdicts if v.setting == setting] or ([finding.verdict] if setting == finding.verdict.setting else [])
         bad = [v for v in mine if v.is_finding]
         v = next((b for b in bad if b.output == finding.verdict.output), bad[0] if bad else mine[0] if mine else None)
         row = _row(finding, setting, v)
-        same = v is not None and v.element is None and v.message and any(first_line(v.message)[:120].replace("|", "\\|") in r for r in rows)
-        rows.append(f"| {setting} | **{_SAID.get(v.verdict, v.verdict)}** | the same | | | |" if same and v and v.is_finding else row)
-    return "\n".join(rows[: ROWS + 2])
+        if v is not None and v.is_finding and v.element is None and v.message:
+            row = (*row[:2], "the same", "", "", "") if row[2] in messages else row
+            messages.add(row[2])
+        rows.append(Row(row, v is not None and v.is_finding))
+    return [("setting", "result", *columns), *rows]
 
 
-def _row(finding: Finding, setting: str, v: Verdict | None) -> str:
+def table(finding: Finding) -> str:
+    """The same in Markdown."""
+    head, *rows = cells(finding)
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        setting, result, *rest = (c.replace("|", "\\|") for c in row.cells)
+        lines.append(f"| {setting} | {f'**{result}**' if row.bad else result} | {' | '.join(rest)} |".replace("|  ", "| "))
+    return "\n".join(lines)
+
+
+def _row(finding: Finding, setting: str, v: Verdict | None) -> tuple[str, ...]:
     if v is None:
-        return f"| {setting} | not run | | | | |"
+        return (setting, "not run", "", "", "", "")
     said = _SAID.get(v.verdict, v.verdict)
     if not v.is_finding:
         got, want = _same_place(finding, setting) if finding.verdict.verdict != "unstable" else ("", "")
-        return f"| {setting} | {said} | {got} | {want} | | {f'{v.ratio:.2g}' if v.ratio else ''} |"
+        return (setting, said, got, want, "", f"{v.ratio:.2g}" if v.ratio else "")
     if v.element is None:
-        message = first_line(v.message)[:120].replace("|", "\\|")
-        return f"| {setting} | **{said}** | {message} | | | |"
+        return (setting, said, first_line(v.message)[:120], "", "", "")
     ratio = "exact result expected" if not v.bound else f"{v.ratio:,.3g}" if v.ratio and v.ratio < 1e300 else ""
-    return f"| {setting} | **{said}** | {_n(v.got)} | {_n(v.expected)} | {_n(v.bound)} | {ratio} |"
+    return (setting, said, _n(v.got), _n(v.expected), _n(v.bound), ratio)
 
 
 def _same_place(finding: Finding, setting: str) -> tuple[str, str]:

@@ -68,7 +68,7 @@ def attributes(draft: Draft, allowed: Allowed) -> Iterator[Variation]:
         given = {a.name: a for a in node.attribute}
         for name, about in sorted(schema.attributes.items()):
             old = given.get(name) or (about.default_value if about.default_value.type else None)
-            if old is None or old.type not in _TRIED:
+            if old is None or old.type not in _TRIED or name == _COUNT:
                 continue
             was = helper.get_attribute_value(old)
             for value in _others(was, allowed(node.op_type, domain, name)):
@@ -79,6 +79,7 @@ def attributes(draft: Draft, allowed: Allowed) -> Iterator[Variation]:
                 yield Variation("attribute", _named(draft, i, name), _text(was), _text(value), (outputs_inferred(model, draft),))
 
 
+_COUNT = "num_outputs"  # another number than there are outputs is not a model, and onnx's shape inference dies of it
 _TRIED = (onnx.AttributeProto.INT, onnx.AttributeProto.FLOAT, onnx.AttributeProto.STRING, onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS)
 
 
@@ -183,7 +184,7 @@ def _with_attributes(draft: Draft, old: int, size: int) -> Draft | None:
     model, found = draft.copy(), False
     for node in model.graph.node:
         for a in node.attribute:
-            if a.type == onnx.AttributeProto.INT and a.i == old and a.name not in ("axis", "to"):
+            if a.type == onnx.AttributeProto.INT and a.i == old and a.name not in ("axis", "to", _COUNT):
                 a.i, found = size, True
     return outputs_inferred(model, draft) if found else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import typer
@@ -12,32 +13,54 @@ from fuzzer.cli import Exit, app
 
 @app.command()
 def replay(
-    cases: list[str] = typer.Argument(..., metavar="CASE...", help="Folders of findings, a run's folder, or ids such as wrong-4be1c0d2 of the run in --out."),
+    cases: list[str] = typer.Argument(None, metavar="[CASE...]", help="Folders of findings, a run's folder, or ids such as wrong-4be1c0d2; default: all."),
     out: Path = typer.Option(Path("fuzz-out"), "--out", help="The run whose findings an id names."),
     repeat: int = typer.Option(3, "--repeat", min=1, help="Runs per finding."),
+    python: Path | None = typer.Option(None, "--python", metavar="PATH", help="A virtual environment with another version of the backend (and numpy, onnx)."),
+    timeout: str = typer.Option("60s", "--timeout", help="Per setting and run."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object a line, one line a finding."),
 ) -> None:
     """Run stored findings again: STILL there, FIXED, FLAKY, or CHANGED into another defect.
 
     Exit status: 0 all fixed, 1 at least one is still there, 2 no such finding or missing backend.
 
-    Example: `fuzz replay fuzz-out`
+    Example: `fuzz replay --out fuzz-out --python ~/envs/ort-1.20`
     """
     from fuzzer.cli.progress import bar
+    from fuzzer.settings import parse_seconds
+    from triage.elsewhere import Elsewhere, version
     from triage.replay import replay as run_again
+    from triage.replay import runner
+    from triage.write import read_finding
 
-    folders = [f for case in cases for f in _folders(case, out)]
-    still = False
+    seconds = parse_seconds(timeout)
+    folders = [f for case in cases for f in _folders(case, out)] if cases else _folders(str(out), out)
+    ask = Elsewhere(python, seconds) if python else None
+    ends = Counter[str]()
     for folder in folders:
+        finding = read_finding(folder)
+        backend = finding.verdict.backend
+        used = version(ask.python, backend) if ask else _installed(backend)
         with bar(folder.name):
-            result = run_again(folder, repeats=repeat)
-        still |= result.status != "FIXED"
+            result = run_again(finding, ask or runner(seconds), repeats=repeat)
+        ends[result.status] += 1
         if as_json:
             about = {"finding": folder.name, "folder": str(folder), "status": result.status, "hits": result.hits, "repeats": result.repeats, "now": result.now}
-            typer.echo(json.dumps(about))
+            typer.echo(json.dumps({**about, "backend": backend, "version": used, "found_in": finding.environment.get(backend, "")}))
         else:
-            typer.echo(f"{result.status:8} {folder.name}  {result.hits}/{result.repeats}{f'  now: {result.now}' if result.now else ''}")
-    raise typer.Exit(Exit.FINDING if still else Exit.NOTHING_NEW)
+            now = f"  now: {result.now}" if result.now and result.status != "STILL" else ""
+            where = f"  {backend} {used}" if used != finding.environment.get(backend, used) or ask else ""
+            typer.echo(f"{result.status:8} {folder.name}  {result.hits}/{result.repeats}{where}{now}")
+    if not as_json and len(folders) > 1:
+        typer.echo(", ".join(f"{n} {status}" for status, n in sorted(ends.items())))
+    raise typer.Exit(Exit.FINDING if ends.keys() - {"FIXED"} else Exit.NOTHING_NEW)
+
+
+def _installed(backend: str) -> str:
+    """Of the installed backend."""
+    from oracles.plugin import find
+
+    return find(backend).version() or "unknown"
 
 
 def _folders(case: str, out: Path) -> list[Path]:

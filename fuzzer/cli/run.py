@@ -24,6 +24,7 @@ def run(
     memory: str = typer.Option("4G", "--memory", help="Per backend worker."),
     fresh: bool = typer.Option(False, "--fresh", help="Start over instead of resuming."),
     stop_on_first: bool = typer.Option(False, "--stop-on-first", help="End at the first new finding."),
+    report: str = typer.Option("", "--report", metavar="KINDS", help="Also write html, md, junit, sarif or json (several: html,junit) to OUT/report/."),
     ui: str = typer.Option("auto", "--ui", help="auto, screen, plain or json."),
 ) -> None:
     """Generate networks, run them on all backends, and report what is wrong.
@@ -34,14 +35,17 @@ def run(
     """
     from corpus.store import Store
     from fuzzer.campaign import Campaign, exit_status, tell
+    from fuzzer.reports import write_reports
     from fuzzer.screen import screen
     from fuzzer.settings import Settings, lanes, parse_budget, parse_bytes, parse_seconds, select, select_blocks
     from oracles.plugin import find, installed, parse
     from specs.operator import operators
     from specs.rule import UsageError
+    from triage.formats import parse as parse_kinds
 
     if ui not in ("auto", "screen", "plain", "json"):
         raise UsageError(f"--ui '{ui}': choose auto, screen, plain or json")
+    kinds = parse_kinds(report) if report else []
     limit, seconds, size, count = parse_budget(budget), parse_seconds(timeout), parse_bytes(memory), lanes(workers)
     chosen = backends or ",".join(installed())
     if not chosen:
@@ -64,4 +68,7 @@ def run(
         if ui != "json":
             tell(ended, str(out))
         status = exit_status(ended)
+        for path in write_reports(store, kinds):
+            if ui != "json":
+                typer.echo(f"report: {path}")
     raise typer.Exit(status)

@@ -1,0 +1,1 @@
+"""Pages of findings: one file, no scripts or styles from elsewhere."""
