@@ -104,6 +104,16 @@ def select_blocks(patterns: str, specs: str = "") -> frozenset[str] | None:
     return frozenset(_matching("--blocks", patterns, list(blocks()), "block", "blocks"))
 
 
+def select_kernels(patterns: str, known: Mapping[str, object]) -> list[str]:
+    """Kernels whose names match, all without patterns, in the order they are known. Raises UsageError when nothing matches.
+
+    A planted defect has to be named: NAME!DEFECT.
+    """
+    usual = [name for name in known if "!" not in name or name in patterns]
+    found = set(_matching("--kernels", patterns, usual, "kernel", "backends")) if patterns else set(usual)
+    return [name for name in usual if name in found]
+
+
 def _matching(option: str, patterns: str, known: Sequence[str], what: str, command: str) -> set[str]:
     parts = [p.strip() for p in patterns.split(",") if p.strip()]
     wanted = [p for p in parts if not p.startswith("!")] or ["*"]

@@ -74,7 +74,8 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
     comes back as it was.
     """
     result = reduce(finding.case, same_failure(finding, run, judge), seconds)
-    settings = tuple(s for s in finding.settings if s in find(finding.verdict.backend).settings)
+    backend = find(finding.verdict.backend)
+    settings = tuple(s for s in finding.settings if s in (*backend.settings, *backend.planted))
     outcomes = run(result.case, [Target(finding.verdict.backend, settings)])
     verdicts = judge(result.case, outcomes)
     mine = [v for v in verdicts if v.verdict == finding.verdict.verdict]

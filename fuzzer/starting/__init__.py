@@ -1,0 +1,1 @@
+"""What `fuzz init` writes: an example kernel, the configuration, and a job for CI."""
