@@ -89,6 +89,10 @@ class Backend:
     def is_strict(self, outcome: Any) -> bool:
         return self.strict(outcome) if callable(self.strict) else self.strict
 
+    def has(self, setting: str) -> bool:
+        """Whether it can be asked for, planted ones and parts that are turned off included."""
+        return split(setting)[0] in (*self.settings, *self.planted)
+
     def available(self) -> bool:
         return not self.missing()
 

@@ -95,7 +95,7 @@ def _shown(finding: Finding, run: Run, judge: Judge) -> Finding:
     """With the outputs of all settings, which are not stored: the table shows what those that are right give."""
     if finding.verdict.verdict in SLOW:
         return finding
-    settings = tuple(s for s in finding.settings if s in find(finding.verdict.backend).settings)
+    settings = tuple(s for s in finding.settings if find(finding.verdict.backend).has(s))
     outcomes = run(finding.case, [Target(finding.verdict.backend, settings)])
     verdicts = judge(finding.case, outcomes)
     mine = any(v.setting == finding.verdict.setting and v.verdict == finding.verdict.verdict for v in verdicts)

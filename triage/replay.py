@@ -40,8 +40,7 @@ def replay(finding: Finding | Path, run: Run | None = None, judge: Judge | None 
     """
     found = read_finding(finding) if isinstance(finding, Path) else finding
     run, judge = run or runner(), judge or judged
-    backend = find(found.verdict.backend)
-    target = [Target(found.verdict.backend, tuple(s for s in found.settings if s in (*backend.settings, *backend.planted)))]
+    target = [Target(found.verdict.backend, tuple(s for s in found.settings if find(found.verdict.backend).has(s)))]
     if not target[0].settings:
         raise UsageError(f"{found.name}: backend '{found.verdict.backend}' has none of the settings {', '.join(found.settings)} any more")
     hits, others, verdicts = 0, list[Verdict](), list[Verdict]()

@@ -116,7 +116,7 @@ class Asking:
             return question, verdict, outcomes
 
         def again(case: Case, targets: Sequence[Target]) -> list[Outcome]:
-            return run(case, targets, timeout=self.timeout, memory=self.memory)
+            return run(case, [t for t in targets if t.settings], timeout=self.timeout, memory=self.memory)
 
         case, small, theirs = reduced(question.case, verdict, outcomes, again, seconds=REDUCE)
         if case.id == question.case.id:
