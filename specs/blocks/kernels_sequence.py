@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from specs.blocks.layers import concat, mul, reshape, softmax, split, transpose
+from specs.blocks.layers import concat, mul, reduce, reshape, softmax, split, transpose
 from specs.blocks.parts import attention, scale, sub, total
 from specs.formats import INT64
 from specs.net import block, need
@@ -233,8 +233,8 @@ def capsule_routing(net: Any) -> Any:
             else:
                 weighted = scale(net, votes, 1.0 / high)
             s = net("ReduceSum", weighted, net.ints([1]), keepdims=0)
-            squares = net("ReduceSum", mul(net, s, s), net.ints([2]), keepdims=1)
-            v = mul(net, s, net("Div", net("Sqrt", squares), net("Add", squares, net.const(1.0))))
+            length = reduce(net, "ReduceL2", s, [2])  # no root of a sum, which would be undecided at 0
+            v = mul(net, s, net("Div", length, net("Add", mul(net, length, length), net.const(1.0))))
         return v
 
     return net.function("CapsuleRouting", body, u, w, iterations=rounds)

@@ -41,7 +41,7 @@ def deformable_aggregation(net: Any) -> Any:
     normalised, reach = net.flag(), net.pick((1.0, 0.5, 2.0))
     points = groups * k * k
     values, moves, weights = net.input(n, h, w, c), net.input(n, *outs, points * 2), net.input(n, *outs, points)
-    if normalised and net.flag(0.3):
+    if normalised and net.flag():
         weights = scale(net, weights, 60.0)
 
     def body(net: Any, v: Any, o: Any, m: Any) -> Any:

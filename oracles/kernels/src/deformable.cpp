@@ -116,17 +116,16 @@ extern "C" int deformable_conv(const Call *call) {
             int64_t rows = least(4, makes - m);
             while ((m + rows - 1) / (makes / groups) != group) rows--;  // four rows of one group
             const float *of = columns + group * depth * TILE;
-            for (int64_t p0 = 0; p0 < TILE; p0 += 16) {
-                float sum[4][16] = {};
-                for (int64_t k = 0; k < depth; k++)
-                    for (int r = 0; r < 4; r++) {
-                        const float factor = kernel[(m + (r < rows ? r : 0)) * depth + k];
-#pragma omp simd
-                        for (int p = 0; p < 16; p++) sum[r][p] += factor * of[k * TILE + p0 + p];
-                    }
+            for (int64_t p0 = 0; p0 < count; p0 += WIDE) {
+                const float *w[4];
+                for (int r = 0; r < 4; r++) w[r] = kernel + (m + (r < rows ? r : 0)) * depth;
+                Wide sum[4] = {};
+                for (int64_t k = 0; k < depth; k++) {
+                    const Wide line = load(of + k * TILE + p0);
+                    for (int r = 0; r < 4; r++) sum[r] += w[r][k] * line;
+                }
                 for (int r = 0; r < rows; r++)
-                    for (int64_t p = p0; p < least(p0 + 16, count); p++)
-                        result[(n * makes + m + r) * outs + first + p] = sum[r][p - p0] + (bias ? bias[m + r] : 0.0f);
+                    store(result + (n * makes + m + r) * outs + first + p0, sum[r] + (bias ? bias[m + r] : 0.0f), count - p0);
             }
             m -= 4 - rows;
         }

@@ -3,11 +3,11 @@
 #include <omp.h>
 
 #include "operands.h"
+#include "wide.h"
 
 namespace {
 
-constexpr int WIDE = 16;  // outputs of a row made together
-constexpr int TALL = 4;   // rows made together
+constexpr int TALL = 4;  // rows made together, WIDE outputs of each
 
 struct Plane {
     int64_t height, width, kh, kw, sy, sx, dy, dx, top, left, rows, columns;
@@ -51,33 +51,43 @@ void pad(const Plane &p, const float *from, float *to) {
 }
 
 // TALL x WIDE outputs without stride or dilation: row i of the input serves output row r with kernel row i - r.
-void dense(const Plane &p, const float *from, const float *w, float sum[TALL][WIDE]) {
+void dense(const Plane &p, const float *from, const float *w, Wide sum[TALL]) {
     const int64_t wide = p.wide();
-    for (int64_t i = 0; i < p.kh + TALL - 1; i++)
-        for (int64_t j = 0; j < p.kw; j++) {
-            const float *line = from + i * wide + j;
-            for (int r = 0; r < TALL; r++) {
-                const int64_t tap = i - r;
-                if (tap < 0 || tap >= p.kh) continue;
-                const float factor = w[tap * p.kw + j];
-                for (int k = 0; k < WIDE; k++) sum[r][k] += factor * line[k];
+    Wide made[TALL] = {};
+    for (int64_t i = 0; i < p.kh + TALL - 1; i++) {
+        if (i >= TALL - 1 && i < p.kh) {
+            const float *taps = w + i * p.kw;
+            for (int64_t j = 0; j < p.kw; j++) {
+                const Wide line = load(from + i * wide + j);
+                for (int r = 0; r < TALL; r++) made[r] += taps[j - r * p.kw] * line;
+            }
+        } else {
+            for (int64_t j = 0; j < p.kw; j++) {
+                const Wide line = load(from + i * wide + j);
+                for (int r = 0; r < TALL; r++)
+                    if (i >= r && i - r < p.kh) made[r] += w[(i - r) * p.kw + j] * line;
             }
         }
+    }
+    for (int r = 0; r < TALL; r++) sum[r] = made[r];
 }
 
-void spread(const Plane &p, const float *from, const float *w, float sum[TALL][WIDE]) {
+void general(const Plane &p, const float *from, const float *w, Wide sum[TALL]) {
     const int64_t wide = p.wide();
 #ifdef DEFECT_DILATION
     const int64_t dy = p.dx;
 #else
     const int64_t dy = p.dy;
 #endif
-    for (int r = 0; r < TALL; r++)
+    for (int r = 0; r < TALL; r++) {
+        Wide made = {};
         for (int64_t i = 0; i < p.kh; i++)
             for (int64_t j = 0; j < p.kw; j++) {
-                const float factor = w[i * p.kw + j], *line = from + (r * p.sy + least(i * dy, (p.kh - 1) * p.dy)) * wide + j * p.dx;
-                for (int64_t k = 0; k < WIDE; k++) sum[r][k] += factor * line[k * p.sx];
+                const float *line = from + (r * p.sy + least(i * dy, (p.kh - 1) * p.dy)) * wide + j * p.dx;
+                made += w[i * p.kw + j] * (p.sx == 1 ? load(line) : load_every(line, p.sx));
             }
+        sum[r] = made;
+    }
 }
 
 }  // namespace
@@ -107,16 +117,15 @@ extern "C" int depthwise_convolution(const Call *call) {
             float *y = result + (at * multiple + also) * p.rows * p.columns;
             for (int64_t o = 0; o < p.rows; o += TALL)
                 for (int64_t c = 0; c < p.columns; c += WIDE) {
-                    float sum[TALL][WIDE] = {};
-                    (plain ? dense : spread)(p, copy + o * p.sy * wide + c * p.sx, kernels + made * taps, sum);
+                    Wide sum[TALL];
+                    (plain ? dense : general)(p, copy + o * p.sy * wide + c * p.sx, kernels + made * taps, sum);
                     const int64_t lines = least(TALL, p.rows - o);
 #ifdef DEFECT_TAIL
                     const int64_t count = p.columns - c < WIDE && p.columns > 8 ? (p.columns - c) / 8 * 8 : least(WIDE, p.columns - c);
 #else
                     const int64_t count = least(WIDE, p.columns - c);
 #endif
-                    for (int64_t r = 0; r < lines; r++)
-                        for (int64_t k = 0; k < count; k++) y[(o + r) * p.columns + c + k] = sum[r][k] + (bias ? bias[made] : 0.0f);
+                    for (int64_t r = 0; r < lines; r++) store(y + (o + r) * p.columns + c, sum[r] + (bias ? bias[made] : 0.0f), count);
                 }
         }
     }

@@ -48,6 +48,7 @@ struct Plan {
     explicit Plan(const Layer &layer) : l(layer), down(layer.rows.fast), across(layer.columns.fast) {}
 
     void forward(Complex z, Complex spare) const {
+        if (l.rows.fast == 1) return fourier::transform(across, l.columns.fast, 1, z, spare);
         fourier::transform(down, l.rows.fast, l.columns.fast, z, spare);
         fourier::transpose(l.rows.fast, l.columns.fast, z.re, spare.re);
         fourier::transpose(l.rows.fast, l.columns.fast, z.im, spare.im);
@@ -57,6 +58,7 @@ struct Plan {
     }
 
     void backward(Complex z, Complex spare) const {
+        if (l.rows.fast == 1) return fourier::transform(across, l.columns.fast, 1, {z.im, z.re}, {spare.im, spare.re});
         fourier::transform(across, l.columns.fast, l.rows.fast, {z.im, z.re}, {spare.im, spare.re});
         fourier::transpose(l.columns.fast, l.rows.fast, z.re, spare.re);
         fourier::transpose(l.columns.fast, l.rows.fast, z.im, spare.im);

@@ -52,16 +52,24 @@ struct Problem {
         return causal ? least(keys, i + 1 + past) : keys;
 #endif
     }
-    // A score with everything that is done to it before the softmax.
-    float finished(float dot, int64_t b, int64_t h, int64_t i, int64_t j) const {
-        float score = dot * scale;
-        if (cap != 0.0f) score = std::tanh(score / cap) * cap;
-        if (j >= frontier(i)) return -INFINITY;
-        if (!mask) return score;
-        if (j >= mask_keys) return -INFINITY;
-        const int64_t at = b * mask_step[0] + h * mask_step[1] + i * mask_step[2] + j;
-        if (mask->type == BOOL) return ((const uint8_t *)mask->data)[at] ? score : -INFINITY;
-        return score + ((const float *)mask->data)[at];
+    // Products with keys [from, from + held) made scores: scaled, capped and masked. Returns how many of them the query may see by position.
+    int64_t finish(float *line, int64_t b, int64_t h, int64_t i, int64_t from, int64_t held) const {
+        const int64_t seen = most(0, least(held, frontier(i) - from));
+        if (cap == 0.0f)
+            for (int64_t j = 0; j < seen; j++) line[j] *= scale;
+        else
+            for (int64_t j = 0; j < seen; j++) line[j] = std::tanh(line[j] * scale / cap) * cap;
+        if (!mask) return seen;
+        const int64_t at = b * mask_step[0] + h * mask_step[1] + i * mask_step[2] + from, known = most(0, least(seen, mask_keys - from));
+        if (mask->type == BOOL) {
+            const uint8_t *allowed = (const uint8_t *)mask->data + at;
+            for (int64_t j = 0; j < known; j++) line[j] = allowed[j] ? line[j] : -INFINITY;
+        } else {
+            const float *added = (const float *)mask->data + at;
+            for (int64_t j = 0; j < known; j++) line[j] += added[j];
+        }
+        for (int64_t j = known; j < seen; j++) line[j] = -INFINITY;  // a mask that ends early forbids the rest
+        return seen;
     }
 };
 
@@ -102,39 +110,73 @@ Problem problem_of(const Call *call) {
 
 int64_t scratch(const Problem &p) { return p.tile * p.size + QUERIES * p.tile + QUERIES * p.wide + 2 * QUERIES; }
 
-// Four rows of a product with the columns of a tile: dots of queries with keys.
+// Four rows by V vectors of sums over n, kept in registers: rows[a][k] times the vectors at line(k).
+template <int V, typename Line>
+inline void product(const float *const rows[4], int64_t n, Line line, Wide sum[4][V]) {
+    Wide made[4][V] = {};
+    for (int64_t k = 0; k < n; k++) {
+        Wide taken[V];
+        for (int v = 0; v < V; v++) taken[v] = line(k, v);
+        for (int a = 0; a < 4; a++)
+            for (int v = 0; v < V; v++) made[a][v] += rows[a][k] * taken[v];
+    }
+    for (int a = 0; a < 4; a++)
+        for (int v = 0; v < V; v++) sum[a][v] = made[a][v];
+}
+
+#ifdef __AVX512F__
+constexpr int PAIR = 2;  // vectors at once: as many sums as the registers hold
+#else
+constexpr int PAIR = 1;
+#endif
+
+// Dots of queries with the keys of a tile, four rows at once.
 void scores(const Problem &p, int64_t b, int64_t h, int64_t first, int64_t count, const float *keys, float *to) {
     for (int64_t r = 0; r < count; r += 4) {
-        const float *row[4];
-        for (int a = 0; a < 4; a++) row[a] = p.q.at(b, h, first + least(r + a, count - 1));
-        for (int64_t j = 0; j < p.tile; j += 16) {
-            float sum[4][16] = {};
-            for (int64_t c = 0; c < p.size; c++)
+        const float *rows[4];
+        for (int a = 0; a < 4; a++) rows[a] = p.q.at(b, h, first + least(r + a, count - 1));
+        for (int64_t j = 0; j < p.tile;) {
+            auto line = [&](int64_t c, int v) { return load(keys + c * p.tile + j + v * WIDE); };
+            float *at = to + r * p.tile + j;
+            if (p.tile - j >= PAIR * WIDE) {
+                Wide sum[4][PAIR];
+                product<PAIR>(rows, p.size, line, sum);
                 for (int a = 0; a < 4; a++)
-                    for (int i = 0; i < 16; i++) sum[a][i] += row[a][c] * keys[c * p.tile + j + i];
-            for (int a = 0; a < 4; a++)
-                for (int i = 0; i < 16; i++) to[(r + a) * p.tile + j + i] = sum[a][i];
+                    for (int v = 0; v < PAIR; v++) store(at + a * p.tile + v * WIDE, sum[a][v]);
+                j += PAIR * WIDE;
+            } else {
+                Wide sum[4][1];
+                product<1>(rows, p.size, line, sum);
+                for (int a = 0; a < 4; a++) store(at + a * p.tile, sum[a][0]);
+                j += WIDE;
+            }
         }
     }
 }
 
 // Adds the values, weighted by rows of `share`, to rows of outputs; rows up to the next multiple of four exist.
 void combine(const Problem &p, int64_t count, int64_t held, const float *share, const float *const *values, float *to) {
-    for (int64_t r = 0; r < count; r += 4)
-        for (int64_t c = 0; c < p.wide; c += 16) {
-            float sum[4][16] = {};
-            if (c + 16 <= p.wide) {
-                for (int64_t j = 0; j < held; j++)
-                    for (int a = 0; a < 4; a++)
-                        for (int i = 0; i < 16; i++) sum[a][i] += share[(r + a) * p.tile + j] * values[j][c + i];
+    for (int64_t r = 0; r < count; r += 4) {
+        const float *rows[4];
+        for (int a = 0; a < 4; a++) rows[a] = share + (r + a) * p.tile;
+        const int64_t kept = least(4, count - r);
+        for (int64_t c = 0; c < p.wide;) {
+            float *at = to + r * p.wide + c;
+            if (p.wide - c >= PAIR * WIDE) {
+                Wide sum[4][PAIR];
+                product<PAIR>(rows, held, [&](int64_t j, int v) { return load(values[j] + c + v * WIDE); }, sum);
+                for (int64_t a = 0; a < kept; a++)
+                    for (int v = 0; v < PAIR; v++) store(at + a * p.wide + v * WIDE, load(at + a * p.wide + v * WIDE) + sum[a][v]);
+                c += PAIR * WIDE;
             } else {
-                for (int64_t j = 0; j < held; j++)
-                    for (int a = 0; a < 4; a++)
-                        for (int64_t i = 0; i < p.wide - c; i++) sum[a][i] += share[(r + a) * p.tile + j] * values[j][c + i];
+                const int64_t lanes = least(WIDE, p.wide - c);
+                Wide sum[4][1];
+                product<1>(rows, held, [&](int64_t j, int) { return load(values[j] + c, lanes); }, sum);
+                for (int64_t a = 0; a < kept; a++) store(at + a * p.wide, load(at + a * p.wide, lanes) + sum[a][0], lanes);
+                c += WIDE;
             }
-            for (int64_t a = 0; a < least(4, count - r); a++)
-                for (int64_t i = 0; i < least(16, p.wide - c); i++) to[(r + a) * p.wide + c + i] += sum[a][i];
         }
+    }
 }
 
 void copy_present(const Call *call, const Problem &p, int which) {
@@ -178,32 +220,31 @@ extern "C" int flash_attention(const Call *call) {
             }
             scores(p, b, h, first, count, keys, s);
             for (int64_t r = 0; r < count; r++) {
-                float *line = s + r * p.tile, *out = y + r * p.wide, top = highest[r], sum = 0;
-                for (int64_t j = 0; j < held; j++) {
-                    line[j] = p.finished(line[j], b, h, first + r, from + j);
-                    top = line[j] > top ? line[j] : top;
-                }
-#ifndef DEFECT_KEY_TAIL
-                for (int64_t j = held; j < p.tile; j++) line[j] = -INFINITY;
+                float *line = s + r * p.tile, *out = y + r * p.wide;
+                const int64_t seen = p.finish(line, b, h, first + r, from, held);
+#ifdef DEFECT_KEY_TAIL
+                for (int64_t j = seen; j < held; j++) line[j] = -INFINITY;
+#else
+                for (int64_t j = seen; j < p.tile; j++) line[j] = -INFINITY;
 #endif
+                Wide tops = load(line);
+                for (int64_t j = WIDE; j < p.tile; j += WIDE) tops = larger(tops, load(line + j));
+                const float top = std::fmax(highest[r], largest_of(tops));
                 if (top == -INFINITY) {  // no key so far that this query may see
                     for (int64_t j = 0; j < p.tile; j++) line[j] = 0;
-#ifdef DEFECT_EMPTY_ROW
-                    highest[r] = top;
-                    total[r] += 0 * exponential(top - top);
-#endif
                     continue;
                 }
-                for (int64_t j = 0; j < p.tile; j++) {
-                    line[j] = exponential(line[j] - top);
+                Wide sum = {};
+                for (int64_t j = 0; j < p.tile; j += WIDE) {
+                    Wide share = exponential(load(line + j) - top);
 #ifdef DEFECT_BFLOAT16_WEIGHTS
-                    line[j] = bits_to_float((float_to_bits(line[j]) + 0x8000) & (int32_t)0xffff0000);
+                    share = (Wide)(((WideInt)share + 0x8000) & (int32_t)0xffff0000);
 #endif
+                    store(line + j, share);
+                    sum += share;
                 }
-#pragma omp simd reduction(+ : sum)
-                for (int64_t j = 0; j < p.tile; j++) sum += line[j];
                 const float shrink = exponential(highest[r] - top);
-                total[r] = total[r] * shrink + sum;
+                total[r] = total[r] * shrink + sum_of(sum);
 #ifndef DEFECT_RESCALE
                 for (int64_t c = 0; c < p.wide; c++) out[c] *= shrink;
 #endif
@@ -253,22 +294,29 @@ extern "C" int plain_attention(const Call *call) {
             }
         }
         for (int64_t i = 0; i < p.queries; i++) {
-            float *line = s + i * wide, top = -INFINITY, total = 0;
-            for (int64_t j = 0; j < p.keys; j++) line[j] = p.finished(line[j], b, h, i, j), top = line[j] > top ? line[j] : top;
+            float *line = s + i * wide, top = -INFINITY;
+            for (int64_t j = p.finish(line, b, h, i, 0, p.keys); j < wide; j++) line[j] = -INFINITY;
+            for (int64_t j = 0; j < p.keys; j++) top = line[j] > top ? line[j] : top;
             if (top == -INFINITY) {
-                for (int64_t j = 0; j < p.keys; j++) line[j] = 0;
+                for (int64_t j = 0; j < wide; j++) line[j] = 0;
                 continue;
             }
-#pragma omp simd reduction(+ : total)
-            for (int64_t j = 0; j < p.keys; j++) total += line[j] = exponential(line[j] - top);
-            for (int64_t j = 0; j < p.keys; j++) line[j] /= total;
+            Wide total = {};
+            for (int64_t j = 0; j < wide; j += WIDE) {
+                const Wide share = exponential(load(line + j) - top);
+                store(line + j, share);
+                total += share;
+            }
+            const float all = sum_of(total);
+            for (int64_t j = 0; j < p.keys; j++) line[j] /= all;
         }
         for (int64_t i = 0; i < p.queries; i++) {
-            float *__restrict out = (float *)p.out.at(b, h, i);
-            for (int64_t c = 0; c < p.wide; c++) out[c] = 0;
-            for (int64_t j = 0; j < p.keys; j++) {
-                const float *value = p.value(b, of, j), share = s[i * wide + j];
-                for (int64_t c = 0; c < p.wide; c++) out[c] += share * value[c];
+            float *out = (float *)p.out.at(b, h, i);
+            for (int64_t c = 0; c < p.wide; c += WIDE) {
+                const int64_t lanes = least(WIDE, p.wide - c);
+                Wide sum = {};
+                for (int64_t j = 0; j < p.keys; j++) sum += s[i * wide + j] * load(p.value(b, of, j) + c, lanes);
+                store(out + c, sum, lanes);
             }
         }
     }

@@ -43,9 +43,9 @@ struct Complex {
 
 // One butterfly of radix R at the points p + m j of every one of `s` interleaved transforms.
 template <int R>
-static inline void butterfly(const Roots &roots, int64_t p, int64_t m, int64_t s, int64_t turn, int64_t n, Complex x, Complex y) {
+static inline void butterfly(const Roots &roots, int64_t p, int64_t m, int64_t s, int64_t turn, Complex x, Complex y) {
     Number cos[R], sin[R];
-    for (int k = 0; k < R; k++) cos[k] = roots.re[(size_t)(p * k * turn % n)], sin[k] = roots.im[(size_t)(p * k * turn % n)];
+    for (int k = 0; k < R; k++) cos[k] = roots.re[(size_t)(p * k * turn)], sin[k] = roots.im[(size_t)(p * k * turn)];
     const Number *__restrict xr = x.re, *__restrict xi = x.im;
     Number *__restrict yr = y.re, *__restrict yi = y.im;
 #pragma omp simd
@@ -80,11 +80,11 @@ static inline void transform(const Roots &roots, int64_t n, int64_t batch, Compl
         const int64_t m = left / radix;
         for (int64_t p = 0; p < m; p++)
             if (radix == 4)
-                butterfly<4>(roots, p, m, done * batch, done, n, from, to);
+                butterfly<4>(roots, p, m, done * batch, done, from, to);
             else if (radix == 2)
-                butterfly<2>(roots, p, m, done * batch, done, n, from, to);
+                butterfly<2>(roots, p, m, done * batch, done, from, to);
             else
-                butterfly<3>(roots, p, m, done * batch, done, n, from, to);
+                butterfly<3>(roots, p, m, done * batch, done, from, to);
         const Complex other = from;
         from = to, to = other;
         left = m, done *= radix;

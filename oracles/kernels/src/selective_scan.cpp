@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int LANES = 16;    // channels carried together
+constexpr int LANES = WIDE;  // channels carried together
 constexpr int STATES = 64;   // the most a channel may have
 
 struct Scan {
@@ -32,32 +32,30 @@ inline float positive(float x) {
 }
 
 // A for a block of channels, transposed: (N, LANES); missing channels get 0.
-void rates(const Scan &s, int64_t e, float a[STATES][LANES]) {
+void rates(const Scan &s, int64_t e, Wide a[STATES]) {
     for (int64_t n = 0; n < s.states; n++)
         for (int64_t i = 0; i < LANES; i++) a[n][i] = e + i < s.channels ? s.a[(e + i) * s.states + n] : 0.0f;
 }
 
 // Tokens [from, to) of channels [e, e + LANES), from the state h and to it. Results are kept unless `silent`; elapsed sums delta up.
-void walk(const Scan &s, int64_t n, int64_t e, int64_t from, int64_t to, const float a[STATES][LANES], float h[STATES][LANES], bool silent, double *elapsed) {
+void walk(const Scan &s, int64_t n, int64_t e, int64_t from, int64_t to, const Wide a[STATES], Wide h[STATES], bool silent, double *elapsed) {
     const int64_t lanes = least(LANES, s.channels - e);
     for (int64_t t = from; t < to; t++) {
         const int64_t at = (n * s.length + t) * s.channels + e;
-        float step[LANES] = {}, given[LANES] = {}, sum[LANES] = {};
-        for (int64_t i = 0; i < lanes; i++) step[i] = s.softplus ? positive(s.delta[at + i]) : s.delta[at + i], given[i] = s.u[at + i];
+        Wide step = load(s.delta + at, lanes), sum = {};
+        const Wide given = load(s.u + at, lanes);
+        if (s.softplus)
+            for (int i = 0; i < LANES; i++) step[i] = positive(step[i]);
         if (elapsed)
             for (int i = 0; i < LANES; i++) elapsed[i] += step[i];
         const float *b = s.b + (n * s.length + t) * s.states, *c = s.c + (n * s.length + t) * s.states;
         for (int64_t k = 0; k < s.states; k++) {
-            const float in = b[k], out = c[k];
-#pragma omp simd
-            for (int i = 0; i < LANES; i++) {
-                float now = exponential(step[i] * a[k][i]) * h[k][i] + step[i] * given[i] * in;
+            Wide now = exponential(step * a[k]) * h[k] + step * given * b[k];
 #ifdef DEFECT_BFLOAT16_STATE
-                now = bits_to_float((float_to_bits(now) + 0x8000) & (int32_t)0xffff0000);
+            now = (Wide)(((WideInt)now + 0x8000) & (int32_t)0xffff0000);
 #endif
-                h[k][i] = now;
-                sum[i] += now * out;
-            }
+            h[k] = now;
+            sum += now * c[k];
         }
         if (silent) continue;
 #ifdef DEFECT_LANE_TAIL
@@ -65,11 +63,14 @@ void walk(const Scan &s, int64_t n, int64_t e, int64_t from, int64_t to, const f
 #else
         const int64_t written = lanes;
 #endif
+        if (s.skip) {
 #ifdef DEFECT_SKIP_SCALED
-        for (int64_t i = 0; i < written; i++) s.y[at + i] = sum[i] + (s.skip ? s.skip[e + i] * step[i] * given[i] : 0.0f);
+            sum += load(s.skip + e, lanes) * step * given;
 #else
-        for (int64_t i = 0; i < written; i++) s.y[at + i] = sum[i] + (s.skip ? s.skip[e + i] * given[i] : 0.0f);
+            sum += load(s.skip + e, lanes) * given;
 #endif
+        }
+        store(s.y + at, sum, written);
     }
 }
 
@@ -87,7 +88,7 @@ extern "C" int sequential_scan(const Call *call) {
 #pragma omp parallel for num_threads(call->threads) schedule(static) if (s.batch * s.length * s.channels > 1024)
     for (int64_t job = 0; job < s.batch * blocks; job++) {
         const int64_t e = job % blocks * LANES;
-        float a[STATES][LANES], h[STATES][LANES] = {};
+        Wide a[STATES], h[STATES] = {};
         rates(s, e, a);
         walk(s, job / blocks, e, 0, s.length, a, h, false, nullptr);
     }
@@ -127,7 +128,7 @@ extern "C" int64_t chunked_scan_workspace(const Call *call) {
 }
 
 // Chunks first run from a zero state, all at once; then their ends are joined, h_in[i + 1] = exp(A elapsed_i) h_in[i] + end_i; then
-// all run again from the state they really start with.
+// all but the first run again from the state they really start with.
 extern "C" int chunked_scan(const Call *call) {
     const Scan s = scan_of(call);
     if (s.states > STATES) return 1;
@@ -139,18 +140,20 @@ extern "C" int chunked_scan(const Call *call) {
 #pragma omp parallel for num_threads(call->threads) schedule(static) if (s.batch * s.length * s.channels > 1024)
     for (int64_t job = 0; job < jobs; job++) {
         const int64_t n = job / (chunks * blocks), i = job / blocks % chunks, e = job % blocks * LANES;
-        if (i + 1 == chunks) continue;
-        float a[STATES][LANES], h[STATES][LANES] = {};
+        if (i + 1 == chunks && i) continue;  // nobody asks for the last state; the first chunk is done at once, its start being known
+        Wide a[STATES], h[STATES] = {};
         double *sum = elapsed + (n * chunks + i) * wide + e;
         for (int l = 0; l < LANES; l++) sum[l] = 0;
         rates(s, e, a);
+        const int64_t last = least(s.length, (i + 1) * chunk);
 #ifdef DEFECT_CHUNK_BOUNDARY
-        walk(s, n, e, i * chunk, (i + 1) * chunk - 1, a, h, true, sum);
+        walk(s, n, e, i * chunk, last - 1, a, h, i > 0, sum);
+        for (int64_t k = 0; k < s.states; k++) store(end(n, i, k, e), h[k]);
+        walk(s, n, e, last - 1, last, a, h, i > 0, sum);
 #else
-        walk(s, n, e, i * chunk, (i + 1) * chunk, a, h, true, sum);
+        walk(s, n, e, i * chunk, last, a, h, i > 0, sum);
+        for (int64_t k = 0; k < s.states; k++) store(end(n, i, k, e), h[k]);
 #endif
-        for (int64_t k = 0; k < s.states; k++)
-            for (int l = 0; l < LANES; l++) end(n, i, k, e)[l] = h[k][l];
     }
     // From "state at the end, begun at zero" to "state at the end", in place.
     for (int64_t n = 0; n < s.batch; n++)
@@ -167,16 +170,16 @@ extern "C" int chunked_scan(const Call *call) {
 #pragma omp parallel for num_threads(call->threads) schedule(static) if (s.batch * s.length * s.channels > 1024)
     for (int64_t job = 0; job < jobs; job++) {
         const int64_t n = job / (chunks * blocks), i = job / blocks % chunks, e = job % blocks * LANES;
-        float a[STATES][LANES], h[STATES][LANES] = {};
+#ifndef DEFECT_DIRTY_STATE
+        if (!i) continue;
+#endif
+        Wide a[STATES], h[STATES] = {};
         rates(s, e, a);
 #ifdef DEFECT_DIRTY_STATE
         if (n * chunks + i)  // the first chunk of the second sequence goes on from the end of the first one
-            for (int64_t k = 0; k < s.states; k++)
-                for (int l = 0; l < LANES; l++) h[k][l] = end(0, n * chunks + i - 1, k, e)[l];
+            for (int64_t k = 0; k < s.states; k++) h[k] = load(end(0, n * chunks + i - 1, k, e));
 #else
-        if (i)
-            for (int64_t k = 0; k < s.states; k++)
-                for (int l = 0; l < LANES; l++) h[k][l] = end(n, i - 1, k, e)[l];
+        for (int64_t k = 0; k < s.states; k++) h[k] = load(end(n, i - 1, k, e));
 #endif
         walk(s, n, e, i * chunk, least(s.length, (i + 1) * chunk), a, h, false, nullptr);
     }

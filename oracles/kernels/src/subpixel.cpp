@@ -1,11 +1,11 @@
 // Sub-pixel convolution: a convolution to C r^2 channels and the shuffle of those into an r times larger map, in one pass.
 // x (N, Cin, H, W), w (C r^2, Cin, k, k), bias (C r^2) or nothing -> (N, C, r Ho, r Wo)
 #include "operands.h"
+#include "wide.h"
 
 namespace {
 
-constexpr int WIDE = 16;  // outputs of a row made together
-constexpr int RIGHT = 4;  // channels made together
+constexpr int RIGHT = 4;  // channels made together, WIDE outputs of each
 
 // Where a channel of the convolution goes: (channel, row, column) of the finer map.
 inline void target(int64_t m, int64_t channels, int64_t r, bool depth_first, int64_t to[3]) {
@@ -45,7 +45,7 @@ extern "C" int subpixel_convolution(const Call *call) {
 #else
                 const int64_t count = least(WIDE, columns - p);
 #endif
-                float sum[RIGHT][WIDE] = {};
+                Wide sum[RIGHT] = {};
                 for (int64_t c = 0; c < takes; c++)
                     for (int64_t i = 0; i < kh; i++) {
                         const int64_t row = o * sy - top + i;
@@ -53,9 +53,9 @@ extern "C" int subpixel_convolution(const Call *call) {
                         const float *line = image + ((n * takes + c) * height + row) * width;
                         for (int64_t j = 0; j < kw; j++) {
                             const int64_t start = p * sx - left + j;
-                            float taken[WIDE];
+                            Wide taken;
                             if (sx == 1 && start >= 0 && start + WIDE <= width)
-                                for (int k = 0; k < WIDE; k++) taken[k] = line[start + k];
+                                taken = load(line + start);
                             else
                                 for (int64_t k = 0; k < WIDE; k++) {
                                     const int64_t at = start + k * sx;
@@ -66,10 +66,7 @@ extern "C" int subpixel_convolution(const Call *call) {
                                     taken[k] = at >= 0 && at < width ? line[at] : 0.0f;
 #endif
                                 }
-                            for (int a = 0; a < RIGHT; a++) {
-                                const float factor = kernels[(((m + (a < lanes ? a : 0)) * takes + c) * kh + i) * kw + j];
-                                for (int k = 0; k < WIDE; k++) sum[a][k] += factor * taken[k];
-                            }
+                            for (int a = 0; a < RIGHT; a++) sum[a] += kernels[(((m + (a < lanes ? a : 0)) * takes + c) * kh + i) * kw + j] * taken;
                         }
                     }
                 for (int64_t a = 0; a < lanes; a++) {
