@@ -37,9 +37,15 @@ def blame(
         left -= 1
         return cures(case, backend, setting, off, shows, timeout, memory)
 
-    if not names or cured(()):
+    if not names:
         return ()
-    if not cured(names):  # some cannot all be off together: perhaps one of them alone is the cure
+    whole, bare = (_off(case, backend, setting, off, timeout, memory) for off in ((), names))
+    if not shows(whole):
+        return ()
+    if bare.status != "ok" or shows(bare):
+        if (bare.status, bare.message) == (whole.status, whole.message):
+            return ()  # the same with everything off
+        # Some cannot all be off together: perhaps one of them alone is the cure.
         return next(((name,) for name in names if not late() and cured((name,))), ())
     guilty, step = list(names), max(1, len(names) // 2)
     while len(guilty) > 1:
@@ -60,15 +66,20 @@ def blame(
 
 def cures(case: Case, backend: str, setting: str, off: Sequence[str], shows: Shows, timeout: float = 60.0, memory: int = 4 * GIB) -> bool:
     """Whether a case runs, and no longer `shows` the fault, with these switches off: what is asked when a cure is transplanted."""
-    (outcome,) = run(case, [Target(backend, ("~".join([setting, *off]),))], timeout=timeout, memory=memory)
+    outcome = _off(case, backend, setting, off, timeout, memory)
     return outcome.status == "ok" and not shows(outcome)
+
+
+def _off(case: Case, backend: str, setting: str, off: Sequence[str], timeout: float, memory: int) -> Outcome:
+    (outcome,) = run(case, [Target(backend, ("~".join([setting, *off]),))], timeout=timeout, memory=memory)
+    return outcome
 
 
 def stage(case: Case, backend: str, shows: Shows, timeout: float = 60.0, memory: int = 4 * GIB) -> str:
     """The first part of the compiler with which the fault is made, when the compiler can be stopped behind it; else empty."""
     for setting, name in plugin.find(backend).stages:
         (outcome,) = run(case, [Target(backend, (setting,))], timeout=timeout, memory=memory)
-        if outcome.status != "unsupported" and shows(outcome):
+        if outcome.status not in ("unsupported", "missing") and shows(outcome):
             return name
     return ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import onnx
@@ -41,6 +41,7 @@ class Cause:
     dtype    class of formats at the blamed operator: half, float, double, int, bool ...
     pattern  "always", or "optimised" when the setting without optimisation is fine
     message  normalised; empty for wrong values
+    guilty   what of the compiler was found guilty: passes, options, kernels; () when it was not searched for, or not found
     """
 
     backend: str
@@ -50,11 +51,17 @@ class Cause:
     pattern: str = "always"
     stage: str = ""
     message: str = ""
+    guilty: tuple[str, ...] = ()
+
+    @property
+    def unblamed(self) -> Cause:
+        """As one run of the case tells it."""
+        return replace(self, guilty=())
 
     @cached_property
     def key(self) -> str:
         """16 hex digits; the first 8 name the folder of a finding."""
-        parts = (self.backend, self.verdict, *self.ops, "", self.dtype, self.pattern, self.stage, self.message)
+        parts = (self.backend, self.verdict, *self.ops, "", self.dtype, self.pattern, self.stage, self.message, *(["", *self.guilty] if self.guilty else []))
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
@@ -73,6 +80,11 @@ def cause(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdic
         names = []  # a wrong shape is one defect in all types
     pattern = "always" if _reference(verdict.backend) in {None, verdict.setting, *same} else "optimised"
     return Cause(verdict.backend, verdict.verdict, ops, model.dtype(names), pattern, said.stage if died and said else "", normalise(message, model.names))
+
+
+def named(case: Case, verdict: Verdict) -> tuple[str, ...]:
+    """The operators that the backend's own message names; () when it names none."""
+    return _model(case.model).named_in(verdict.message) if verdict.message and not verdict.output else ()
 
 
 WROTE = "wrote into its input "
@@ -102,10 +114,10 @@ class Model:
         self.proto = onnx.load_from_string(data)
         self.nodes = [*walk.all_nodes(self.proto.graph.node), *(n for f in self.proto.functions for n in walk.all_nodes(f.node))]
         self.maker = {o: n for n in self.nodes for o in n.output if o}
-        self.named = {n.name: n for n in self.nodes if n.name}
+        self.by_name = {n.name: n for n in self.nodes if n.name}
         initializers = [t.name for g in walk.graphs(self.proto.graph) for t in g.initializer]
         inputs = [i.name for i in self.proto.graph.input]
-        self.names = {*self.named, *self.maker, *initializers, *inputs, self.proto.graph.name}
+        self.names = {*self.by_name, *self.maker, *initializers, *inputs, self.proto.graph.name}
 
     @cached_property
     def formats(self) -> dict[str, Format | None]:
@@ -115,6 +127,10 @@ class Model:
             inferred = self.proto
         values = [v for g in walk.graphs(inferred.graph) for v in (*g.input, *g.value_info, *g.output)]
         return {v.name: walk.tensor_format(v.type) for v in values}
+
+    def named_in(self, message: str) -> tuple[str, ...]:
+        node = self._node_in(message)
+        return (node.op_type,) if node is not None else self._operators_in(message)
 
     def blamed(self, verdict: Verdict, message: str) -> tuple[tuple[str, ...], list[onnx.NodeProto]]:
         """Operators and, where known, the nodes."""
@@ -141,7 +157,7 @@ class Model:
 
     def _node_in(self, message: str) -> onnx.NodeProto | None:
         """The node whose own name, else whose output, the message mentions; the longest name wins."""
-        for table in (self.named, self.maker):
+        for table in (self.by_name, self.maker):
             for name in sorted(table, key=len, reverse=True):
                 sure = len(name) > 3 or not name.isalpha()
                 if name in message and re.search((r"(?<![\w/])%s(?![\w/])" if sure else r"(?<=['\"(])%s(?=['\")])") % re.escape(name), message):

@@ -80,7 +80,7 @@ class Draft:
 
     @cached_property
     def size(self) -> tuple[int, ...]:
-        """The order of simplicity: nodes, outputs, tensors, ranks and elements, then how plain the numbers and attributes are, then bytes."""
+        """The order of simplicity: nodes, outputs, tensors, elements and ranks, how common the types, how plain attributes and numbers, the opset, bytes."""
         tensors = [*self.inputs.values(), *(numpy_helper.to_array(t) for t in self.weights.values())]
         nodes = list(walk.all_nodes(self.nodes))
         return (
@@ -89,9 +89,11 @@ class Draft:
             len(tensors),
             sum(t.size for t in tensors),
             sum(t.ndim for t in tensors),
+            sum(rarity(t) for t in tensors),
             sum(len(n.input) + len(n.output) for n in nodes),
             sum(len(n.attribute) for n in nodes),
             sum(map(cost, tensors)),
+            sum(o.version for o in self.model.opset_import),
             len(self.data),
         )
 
@@ -186,6 +188,12 @@ def _used_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 def info(name: str, array: np.ndarray) -> onnx.ValueInfoProto:
     form = BY_NUMPY.get(array.dtype)
     return helper.make_tensor_value_info(name, form.onnx if isinstance(form, Format) else onnx.TensorProto.STRING, list(array.shape))
+
+
+def rarity(array: np.ndarray) -> int:
+    """0 for float, 1 for the types that come with it, 2 for double and the other integers, 3 for the rest."""
+    name = array.dtype.name
+    return 0 if name == "float32" else 1 if name in ("int64", "bool") else 2 if name in ("float64", "int32", "int8", "uint8") else 3
 
 
 def cost(array: np.ndarray) -> int:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
+from corpus import walk
 from oracles.plugin import Target, find
 from oracles.records import Case, Outcome, Verdict
-from triage.cause import WROTE, cause
-from triage.draft import MEANINGLESS
+from triage.cause import WROTE, cause, named
+from triage.draft import MEANINGLESS, Draft
 from triage.finding import Finding
+from triage.guilt import VALUES, blamed, guilt, guilty_switches, single, working
 from triage.known import match
 from triage.reduce import Keeps, Reduced, reduce
 from triage.replay import Judge, Run, judged
@@ -21,18 +24,21 @@ SAID = ("broken", "refused", "crash", "hang", "oom")
 LESS = 4.0  # a wrong value may lose this much of its ratio of error to bound: a shrinking defect is slipping to rounding
 
 
-def same_failure(finding: Finding, run: Run, judge: Judge = judged) -> Keeps:
+def same_failure(finding: Finding, run: Run, judge: Judge = judged, guilty: Sequence[str] = ()) -> Keeps:
     """A predicate for `reduce`: the verdict at the same settings, fine where it was fine, with the same message where there is one.
 
     The operator blamed may change: in a large model it is the one before the wrong output, in the reduced one it is the guilty one.
+    guilty  switches that cure the finding: they have to cure the smaller case too, or it would be another defect
     """
     v = finding.verdict
     fine = [s for s in finding.settings if s not in finding.failing]
-    probe = [*fine[:1], finding.failing[0]]
+    failing = finding.failing[0]
+    probe = [*fine[:1], failing]
     if v.verdict == "broken":
         reference = find(v.backend).reference_setting
-        probe = [*([reference] if reference and reference not in finding.failing else fine[:1]), finding.failing[0]]
+        probe = [*([reference] if reference and reference not in finding.failing else fine[:1]), failing]
     target = [Target(v.backend, tuple(dict.fromkeys(probe)))]
+    cure = [Target(v.backend, ("~".join([failing, *guilty]),))]
     least = min(v.ratio / LESS, 2.0) if v.ratio and np.isfinite(v.ratio) else 0.0
 
     def keeps(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
@@ -40,9 +46,12 @@ def same_failure(finding: Finding, run: Run, judge: Judge = judged) -> Keeps:
         try:
             outcomes = run(case, target)
             verdicts = judge(case, outcomes)
+            if not _same(finding, case, outcomes, verdicts, least):
+                return False
+            cured = run(case, cure) if guilty else []
+            return all(o.status == "ok" for o in cured) and not any(x.is_finding for x in judge(case, cured))
         except MEANINGLESS:
             return False  # without a reference there is no verdict
-        return _same(finding, case, outcomes, verdicts, least)
 
     return keeps
 
@@ -55,7 +64,13 @@ def _same(finding: Finding, case: Case, outcomes: Sequence[Outcome], verdicts: S
     if any(x.is_finding and x.verdict != v.verdict for x in verdicts if x.setting == failing):
         return False
     if v.verdict in SAID:
-        return any(cause(case, x, outcomes).message == finding.cause.message and _stage(outcomes, failing) == _stage(finding.outcomes, failing) for x in here)
+        said = set(named(finding.case, v))
+        return any(
+            cause(case, x, outcomes).message == finding.cause.message
+            and _stage(outcomes, failing) == _stage(finding.outcomes, failing)
+            and (not said or not (now := set(named(case, x))) or bool(said & now))
+            for x in here
+        )
     if v.verdict == "mistyped":
         return any(x.message.split(" ")[0] == v.message.split(" ")[0] for x in here)
     if v.message.startswith(WROTE):
@@ -67,15 +82,34 @@ def _stage(outcomes: Sequence[Outcome], setting: str) -> str:
     return next((o.stage for o in outcomes if o.setting == setting), "")
 
 
-def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: float = 30.0) -> tuple[Finding, Reduced]:
-    """The finding with its smallest case and the key that follows from it; the original case stays with it.
+@dataclass(frozen=True)
+class Effort:
+    """How much to spend, and what to tell on the way. For `asked`, `stop`, `progress` and `together` see `reduce`."""
+
+    seconds: float = 30.0
+    blame: float = 10.0
+    progress: Callable[[Draft], None] = lambda draft: None
+    asked: dict[bytes, bool] | None = None
+    stop: Callable[[], bool] = lambda: False
+    together: int = 1
+    resume: Case | None = None
+
+
+def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: float = 30.0, effort: Effort | None = None) -> tuple[Finding, Reduced]:
+    """The finding with its smallest case, the guilty, and the key that follows from both; the original case stays with it.
 
     Raises ValueError when the finding does not fail any more. When the smallest case fails only in part of its runs the finding
     comes back as it was.
     """
-    result = reduce(finding.case, same_failure(finding, run, judge), seconds)
-    backend = find(finding.verdict.backend)
-    settings = tuple(s for s in finding.settings if s in (*backend.settings, *backend.planted))
+    effort = effort or Effort(seconds, seconds / 3)
+    began = time.monotonic()
+    guilty = guilty_switches(finding, judge, max(effort.blame, effort.seconds / 3) / 2) if len(finding.failing) < len(finding.settings) else ()
+    keeps = same_failure(finding, run, judge, guilty)
+    start = effort.resume or _entry(finding, keeps, run, judge, began + effort.seconds / 3) or finding.case
+    left = effort.seconds - (time.monotonic() - began)
+    result = reduce(start, keeps, left, progress=effort.progress, asked=effort.asked, stop=effort.stop, together=effort.together)
+    result = replace(result, case=replace(result.case, origin={**result.case.origin, "reduced from": finding.case.id}), seconds=time.monotonic() - began)
+    settings = tuple(s for s in finding.settings if find(finding.verdict.backend).has(s))
     outcomes = run(result.case, [Target(finding.verdict.backend, settings)])
     verdicts = judge(result.case, outcomes)
     mine = [v for v in verdicts if v.verdict == finding.verdict.verdict]
@@ -93,12 +127,34 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
         verdicts=tuple(verdicts),
         expected=expected,
         bounds=bounds,
-        cause=why if why.ops else finding.cause,
+        cause=why if why.ops else finding.cause.unblamed,
         original=finding.original or finding.case,
         given_key="" if why.ops else finding.key,
-        known=match(why, result.case.model, worst.message, finding.environment.get(worst.backend, "")) or finding.known,
     )
-    return made, result
+    made = blamed(made, guilt(made, run, judge, effort.blame / 2)) if effort.blame > 0 else made
+    known = match(made.cause, made.case.model, worst.message, finding.environment.get(worst.backend, "")) or finding.known
+    return replace(made, known=known), result
+
+
+def _entry(finding: Finding, keeps: Keeps, run: Run, judge: Judge, end: float) -> Case | None:
+    """The one node that makes the wrong value, on right operands: where to start, so that no other defect of the network is taken for this one.
+
+    It fails alone, and with right operands it still spoils the output that is wrong. None when no single node does both.
+    """
+    output, draft = finding.verdict.output, Draft(onnx.load_from_string(finding.case.model), finding.case.inputs)
+    if not output or finding.verdict.verdict not in VALUES or len(draft.nodes) < 2 or draft.model.functions:
+        return None
+    mine = draft.part([output])
+    for i in reversed(working(mine)) if mine is not None else ():
+        if time.monotonic() >= end or mine is None:
+            return None
+        alone = single(mine, i)
+        if alone is None or not alone.valid or not keeps(alone.model, alone.inputs):
+            continue
+        whole = mine.part([output], [r for r in walk.reads(mine.nodes[i]) if r in mine.maker])
+        if whole is not None and whole.valid and keeps(whole.model, whole.inputs):
+            return Case(alone.data, alone.inputs, finding.case.origin)
+    return None
 
 
 def reduced(
@@ -108,7 +164,7 @@ def reduced(
     verdicts = judge(case, outcomes)
     finding = Finding(cause(case, verdict, outcomes, verdicts), case, verdict, tuple(outcomes), tuple(verdicts))
     try:
-        small, _ = reduce_finding(finding, run, judge, seconds)
+        small, _ = reduce_finding(finding, run, judge, effort=Effort(seconds, 0.0))
     except ValueError:
         return case, verdict, outcomes
     return small.case, small.verdict, small.outcomes

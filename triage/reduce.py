@@ -2,14 +2,17 @@
 
 A step is one decorated function from a draft to the simpler drafts it proposes, the boldest first. The engine takes the first
 one that is valid, simpler and keeps the failure, and asks again; it stops when no step has anything left, or time is up. It is
-deterministic: same case, same predicate, same result. The predicate is asked once for each case.
+deterministic: same case, same predicate, same result, however many proposals are tried at once. The predicate is asked once for
+each case.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,13 +45,19 @@ class Search:
     best: Draft
     deadline: float
     progress: Callable[[Draft], None]
-    asked: dict[bytes, bool] = field(default_factory=dict)
+    asked: dict[bytes, bool]
+    stop: Callable[[], bool]
+    together: int
+    ask_all: Callable[[Iterable[Draft]], Iterable[bool]] = field(init=False)
     probes: int = 0
     log: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.ask_all = lambda drafts: map(self.ask, drafts)
+
     @property
     def late(self) -> bool:
-        return time.monotonic() >= self.deadline
+        return time.monotonic() >= self.deadline or self.stop()
 
     def ask(self, draft: Draft) -> bool:
         """Whether a draft is valid and fails in the same way; from memory when it was asked before."""
@@ -62,20 +71,25 @@ class Search:
 
     def run(self, step: Step, name: str, anyway: bool = False) -> bool:
         """Take proposals of one step until none is left. `anyway`: once, and also when it is not simpler by our measure."""
-        improved = again = False
+        improved = False
         while not self.late:
-            again = False
-            for draft in step(self.best):
-                if self.late:
-                    break
-                if draft is not None and (anyway or draft.size < self.best.size) and self.ask(draft):
-                    self.best, improved, again = draft, True, True
-                    self.log.append(name)
-                    self.progress(draft)
-                    break
-            if not again or anyway:
+            found = self._first(d for d in step(self.best) if d is not None and (anyway or d.size < self.best.size))
+            if found is None:
+                break
+            self.best, improved = found, True
+            self.log.append(name)
+            self.progress(found)
+            if anyway:
                 break
         return improved
+
+    def _first(self, drafts: Iterator[Draft]) -> Draft | None:
+        """The first proposal that keeps the failure. Several are tried at once; the first of them in order counts, so the result is the same."""
+        while not self.late and (some := list(itertools.islice(drafts, self.together))):
+            for draft, kept in zip(some, self.ask_all(some), strict=True):
+                if kept:
+                    return draft
+        return None
 
 
 _steps: dict[str, Step] = {}
@@ -96,34 +110,49 @@ def first(f: Step) -> Step:
 
 def steps() -> dict[str, Step]:
     """All steps by name."""
-    for name in ("reduce_graph", "reduce_values"):
+    for name in ("reduce_graph", "reduce_bodies", "reduce_values", "reduce_types"):
         importlib.import_module(f"triage.{name}")
     return dict(_steps)
 
 
 def reduce(
-    case: Case, keeps: Keeps, seconds: float = 30.0, only: Sequence[str] | None = None, progress: Callable[[Draft], None] = lambda draft: None
+    case: Case,
+    keeps: Keeps,
+    seconds: float = 30.0,
+    only: Sequence[str] | None = None,
+    progress: Callable[[Draft], None] = lambda draft: None,
+    *,
+    asked: dict[bytes, bool] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    together: int = 1,
 ) -> Reduced:
     """The smallest case that still `keeps`, within the time given.
 
     only      names of the steps to use; all by default
     progress  is told each better case, for a screen, or to save it: starting again from a saved one resumes the reduction
+    asked     answers of the predicate by case, to begin with; those found are added to it
+    stop      asked between two cases: True ends the reduction with the best case so far
+    together  proposals tried at once, in threads; the predicate has to be safe for that
     Raises ValueError when the case itself does not keep: a predicate that is wrong must not end in an empty model.
     """
     started = time.monotonic()
     known = steps()
     chosen = known if only is None else {name: known[name] for name in only}
-    search = Search(keeps, Draft(onnx.load_from_string(case.model), dict(case.inputs)), started + seconds, progress)
+    asked = {} if asked is None else asked
+    search = Search(keeps, Draft(onnx.load_from_string(case.model), dict(case.inputs)), started + seconds, progress, asked, stop, together)
     if not search.ask(search.best):
         raise ValueError("the case to be reduced does not fail in the way it should")
-    if only is None:
-        for name, opening in _first.items():
-            search.run(opening, name, anyway=True)
-    improved = True
-    while improved and not search.late:
-        improved = False
-        for name, f in chosen.items():
-            improved = search.run(f, name) or improved
+    with ThreadPoolExecutor(together) as pool:
+        if together > 1:
+            search.ask_all = lambda drafts: pool.map(search.ask, drafts)
+        if only is None:
+            for name, opening in _first.items():
+                search.run(opening, name, anyway=True)
+        improved = True
+        while improved and not search.late:
+            improved = False
+            for name, f in chosen.items():
+                improved = search.run(f, name) or improved
     best = search.best
     origin = {"reduced from": case.id, **{k: v for k, v in case.origin.items() if k != "choices"}}
     result = Case(best.model.SerializeToString(), dict(best.inputs), origin)

@@ -12,6 +12,8 @@ from triage.draft import Draft, cost, info
 from triage.reduce import step
 from triage.reduce_graph import outputs_inferred
 
+#: Sizes around the widths of vector units, where loops have tails.
+EDGES = (3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
 CHUNKS = 64  # pieces into which a tensor is cut, at most, when single elements are tried
 
 
@@ -50,16 +52,15 @@ def shrink_size(draft: Draft) -> Iterator[Draft | None]:
     both = arrays(draft)
     sizes = sorted({d for a in both.values() for d in a.shape if d > 1}, reverse=True)
     for old in sizes:
-        for size in sorted({1, 2, old // 2}):
-            if size < old:
-                cut = {n: a[tuple(slice(0, size) if d == old else slice(None) for d in a.shape)] for n, a in both.items() if old in a.shape}
-                yield reshaped(draft, cut)
-                named = {
-                    n: np.where(a == old, size, a).astype(a.dtype) for n, a in both.items() if n not in cut and n in draft.weights and _is_shape(a) and old in a
-                }
-                if named:
-                    yield reshaped(draft, {**cut, **named})
-                yield _renamed_attributes(reshaped(draft, cut), old, size)
+        for size in smaller(old):
+            cut = {n: a[tuple(slice(0, size) if d == old else slice(None) for d in a.shape)] for n, a in both.items() if old in a.shape}
+            yield reshaped(draft, cut)
+            named = {
+                n: np.where(a == old, size, a).astype(a.dtype) for n, a in both.items() if n not in cut and n in draft.weights and _is_shape(a) and old in a
+            }
+            if named:
+                yield reshaped(draft, {**cut, **named})
+            yield _renamed_attributes(reshaped(draft, cut), old, size)
 
 
 def _renamed_attributes(draft: Draft, old: int, size: int) -> Draft | None:
@@ -84,9 +85,13 @@ def shrink_axis(draft: Draft) -> Iterator[Draft | None]:
     """One axis of one tensor, for what broadcasts."""
     for name, array in arrays(draft).items():
         for axis, old in enumerate(array.shape):
-            for size in sorted({1, 2, old // 2}):
-                if 0 < size < old:
-                    yield reshaped(draft, {name: array.take(range(size), axis)})
+            for size in smaller(old):
+                yield reshaped(draft, {name: array.take(range(size), axis)})
+
+
+def smaller(old: int) -> list[int]:
+    """Sizes to try in place of one: 1, 2, half, and what lies between half and all: the edges, and one less."""
+    return sorted(s for s in {1, 2, old // 2, old - 1, *(e for e in EDGES if e > old // 2)} if 0 < s < old)
 
 
 @step
@@ -118,6 +123,20 @@ def plain_tensor(draft: Draft) -> Iterator[Draft | None]:
 
 def _whole(array: np.ndarray) -> bool:
     return array.dtype.kind in "iubc" or array.dtype.name in ("int4", "uint4", "int2", "uint2")
+
+
+@step
+def few_nonzeros(draft: Draft) -> Iterator[Draft | None]:
+    """All but the one, two, four ... largest elements of a tensor zero."""
+    for name, array in arrays(draft).items():
+        if array.dtype == object or array.size < 3 or array.dtype.kind == "c":
+            continue
+        with np.errstate(all="ignore"):
+            order = np.argsort(-np.abs(array.astype(np.float64)).ravel(), kind="stable")
+        count, present = 1, int(np.count_nonzero(array))
+        while count < present:
+            yield refilled(draft, name, _with(array, order[count:], 0))
+            count *= 4
 
 
 @step

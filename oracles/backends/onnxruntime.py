@@ -46,9 +46,10 @@ _RULES = {
     "Level1_RuleBasedTransformer": [
         "EliminateIdentity", "EliminateSlice", "UnsqueezeElimination", "EliminateDropout", "ExpandElimination", "CastElimination", "PreShapeNodeElimination",
         "NoopElimination", "DivMulFusion", "FuseReluClip", "GemmSumFusion", "GemmTransposeFusion", "NotWhereFusion", "ConvAddFusion", "ConvMulFusion",
-        "ConvBNFusion", "PadFusion", "MatmulBNFusion", "LabelEncoderFusion", "CastChainElimination", "ConcatSliceElimination",
+        "ConvBNFusion", "Pad_Fusion", "MatMul_BatchNormalization_Fusion", "LabelEncoderFusion", "CastChainElimination", "ConcatSliceElimination",
+        "FuseSliceConcatToSpaceToDepth",
     ],
-    "Level2_RuleBasedTransformer": ["ClipQuantFusion", "ReluQuantFusion"],
+    "Level2_RuleBasedTransformer": ["ClipQuantRewrite", "ReluQuantRewrite"],
 }  # fmt: skip
 _LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
