@@ -201,12 +201,13 @@ class Gate:
             self.keep(question)
         if outcome.status == "unsupported":
             return
-        for setting in settings[1:]:
-            bite = tested.teeth[setting.partition("!")[2]]
-            bite[0] += any(v.is_finding for v in verdicts if v.setting == setting)
-            bite[1] += 1
         if (verdict := gravest(mine)) is not None:
             self._suspect(question, verdict, [outcome])
+            return  # a case that fails anyway proves nothing about teeth
+        for setting in settings[1:]:
+            bite = tested.teeth[setting.rpartition("!")[2]]
+            bite[0] += any(v.is_finding for v in verdicts if v.setting == setting)
+            bite[1] += 1
 
     def _suspect(self, question: Question, verdict: Verdict, outcomes: Sequence[Outcome]) -> None:
         """Old when base shows it on this case, else one cause more, or one case more of a cause."""

@@ -29,6 +29,7 @@ class Tested:
     declined: int = 0  # the kernel itself said "not mine"
     undecided: float = 0.0  # share of elements that nothing can be said about, summed over cases
     failures: int = 0  # cases that failed, whatever became of them
+    ended: int = 0  # cases in which the kernel gave a result, right or wrong
     shapes: set[str] = field(default_factory=set)
     dtypes: Counter[str] = field(default_factory=Counter)
     remainders: set[int] = field(default_factory=set)
@@ -46,6 +47,8 @@ class Tested:
             return False
         self.cases += 1
         self.failures += any(v.is_finding for v in verdicts)
+        self.ended += outcome.status == "ok"
+        self.problem = self.problem or outcome.message.partition("\n")[0] * (outcome.status != "ok")
         self.undecided += max((v.masked for v in verdicts), default=0.0)
         before = self._breadth()
         for place in applied(outcome).get(self.kernel.name, ()):
@@ -90,6 +93,8 @@ class Tested:
         if not self.cases:
             why = f": {self.problem}" if self.problem else ""
             return f"in none of {self.drawn} networks drawn and {self.replayed} replayed was it at work{why}"
+        if not self.ended:
+            return f"it gave no result in any case: {self.problem}"
         blunt = self.blunt if not self.failures else []
         return f"its cases would not notice a kernel that gives {' or '.join(_WORDS[b] for b in blunt)}" if blunt else ""
 
