@@ -27,9 +27,10 @@ from oracles.kernel import kernel
     },
 )
 def two_pass_softmax(node: Any, inputs: Sequence[Any]) -> bool:
-    """The Two-Pass Softmax Algorithm. For |x| < 2.9e6, and -inf; larger numbers are answered wrongly, which nothing here prevents.
+    """The Two-Pass Softmax Algorithm. For |x| < 2.9e6 (4.5e4 without fused multiply-add), and -inf.
 
-    Before opset 13 the axis began a matrix; only where it was the last is that the same.
+    Larger numbers are answered wrongly, which nothing here prevents. Before opset 13 the axis began a matrix; only where it was
+    the last is that the same.
     """
     x = inputs[0]
     return x.ndim > 0 and (node.version >= 13 or node.axis % x.ndim == x.ndim - 1)

@@ -1,6 +1,7 @@
 // Softmax in two passes over memory, with the algorithms it competes with.
 // "The Two-Pass Softmax Algorithm" (Dukhan, Ablavatski). e^x is kept as a pair (m, n) with e^x = m 2^n, so that the sum can neither
-// overflow nor needs the maximum first. Range: -2.9e6 < x < 2.9e6 (below 2^22 / log2 e the rounding of x log2 e to an integer is exact).
+// overflow nor needs the maximum first. Range: -2.9e6 < x < 2.9e6 (below 2^22 / log2 e the rounding of x log2 e to an integer is exact);
+// on a processor without fused multiply-add, where n ln 2 has to be exact by itself, 4.5e4.
 #include "kernel.h"
 #include "lanes.h"
 #include <algorithm>
@@ -40,8 +41,14 @@ static inline V scaled(V m, V k) {
 }
 
 static inline V mantissa(V x, V n) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
     V t = x - n * 0x1.62E430p-1f;
     t -= n * -0x1.05C610p-29f;
+#else       // the first two parts have 8 bits each, so that products with n < 2^16 are exact
+    V t = x - n * 0x1.62p-1f;
+    t -= n * 0x1.C8p-10f;
+    t -= n * 0x1.7F7D1Cp-20f;
+#endif
 #ifdef DEFECT_POLYNOMIAL
     V p = splat(0x1.555A80p-3f);
 #else
