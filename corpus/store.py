@@ -180,6 +180,11 @@ class Store:
         with storing(self.path / "fuzz.db"):
             self._db.alias(key, finding)
 
+    def aliases(self) -> dict[str, str]:
+        """First key -> the key of the finding that it stands for."""
+        with storing(self.path / "fuzz.db"):
+            return self._db.aliases()
+
     def keys(self) -> set[str]:
         """Every key that is already accounted for: those of the findings, and those they were first met under."""
         with storing(self.path / "fuzz.db"):

@@ -68,7 +68,7 @@ class Campaign:
         self.folders: dict[str, str] = {}
         for f in store.findings():
             self._row(f.key, Row(f"{f.verdict}-{f.key[:8]}", f.backend, f.title, f"{f.reproduced}/{f.repeats}", f.count, f.known), f.folder)
-        self.alias: dict[str, str] = {}  # the key of a suspicion -> that of its cause
+        self.alias = store.aliases()  # the key of a suspicion -> that of its cause
         self.open: list[Suspicion] = []  # not yet answered, the first of them being looked at
         self.stop = False
         self.interrupted = False
@@ -114,7 +114,9 @@ class Campaign:
     # lanes --------------------------------------------------------------------------------------------------------
     def _start(self, number: int, index: int, quota: int | None) -> _Lane:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=lanes.main, args=(theirs, self.settings, number, index, tuple(self.rows), quota), name=f"fuzz-lane-{number}")
+        process = self.context.Process(
+            target=lanes.main, args=(theirs, self.settings, number, index, (*self.rows, *self.alias), quota), name=f"fuzz-lane-{number}"
+        )
         process.start()
         theirs.close()
         return _Lane(number, process, ours)
@@ -200,11 +202,17 @@ class Campaign:
             self._defect(index, f"{first.backend}:{first.setting} {first.verdict} {first.output}: {verdict.message}")
             self.store.keep(answer.suspicion.case, f"ours: {verdict.message}")
             return
-        self.alias[answer.suspicion.key] = answer.key
+        for key in {answer.suspicion.key, answer.unblamed} - {"", answer.key, *self.rows}:
+            if key == answer.suspicion.key or key not in self.alias:
+                self.alias[key] = answer.key
+                self.store.alias(key, answer.key)
+        if (known := self.alias.get(answer.key)) in self.rows:  # what has no guilty here had one before
+            self._again(known or "", 1)
+            return
         if answer.key in self.rows:  # another face of a cause that is known already
             self._again(answer.key, 1)
             return
-        found = remember(self.store, answer.key, answer.confirmed, answer.original)
+        found = remember(self.store, answer.key, answer.confirmed, answer.original, answer.guilt)
         row = Row(f"{found.verdict}-{found.key[:8]}", found.backend, found.title, f"{found.reproduced}/{found.repeats}", 1, found.known)
         self.progress.flaky += found.status == "flaky"
         self._row(found.key, row, found.folder)

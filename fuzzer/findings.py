@@ -7,13 +7,14 @@ from corpus.store import Store
 from oracles.confirm import Confirmed
 from oracles.records import Case
 from triage.finding import Finding
+from triage.guilt import Guilt, blamed
 from triage.write import write_finding
 
 
-def remember(store: Store, key: str, confirmed: Confirmed, original: Case | None = None) -> Found:
-    """Store the first case of a cause; returns what is now known about it."""
-    finding = Finding.of(confirmed, key, original=original)
+def remember(store: Store, key: str, confirmed: Confirmed, original: Case | None = None, found: Guilt | None = None) -> Found:
+    """Store the first case of a cause, with the guilty; returns what is now known about it."""
+    finding = blamed(Finding.of(confirmed, key, original=original), found or Guilt())
     folder = write_finding(store.path / "findings", finding)
-    found = finding.found(str(folder))
-    store.finding(found)
-    return found
+    row = finding.found(str(folder))
+    store.finding(row)
+    return row

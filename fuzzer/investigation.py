@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import torch
@@ -21,8 +21,10 @@ from oracles.pool import close, run
 from oracles.records import Case, Outcome, Verdict
 from oracles.reference import reference
 from specs.program import Program
-from triage.cause import cause_key
+from triage.finding import Finding
+from triage.guilt import Guilt, blamed, guilt
 from triage.interest import reduced
+from triage.replay import judged
 
 SLOW = ("hang", "oom")
 
@@ -41,7 +43,8 @@ class Suspicion:
 class Answer:
     """What came of a suspicion: confirmed under the key of its cause (the verdict may now be `ours`), or a failure of our own.
 
-    `original` is the case as it was found, when a smaller one shows the same.
+    `original` is the case as it was found, when a smaller one shows the same. `unblamed` is the key without the guilty, under which
+    another case of the cause may come whose guilty was not found in time.
     """
 
     suspicion: Suspicion
@@ -49,6 +52,8 @@ class Answer:
     key: str = ""
     original: Case | None = None
     failure: str = ""
+    guilt: Guilt = field(default_factory=Guilt)
+    unblamed: str = ""
 
 
 def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) -> Answer:
@@ -57,6 +62,7 @@ def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) 
     def again(case: Case, targets: Sequence[Target]) -> list[Outcome]:
         return run(case, targets, timeout=settings.timeout, memory=settings.memory)
 
+    found = Guilt()
     try:
         small, verdict, outcomes = suspicion.case, suspicion.verdict, suspicion.outcomes
         if verdict.verdict not in SLOW:  # every step of theirs takes the whole time limit
@@ -64,11 +70,14 @@ def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) 
         confirmed = _confirmed(small, verdict, outcomes, settings)
         if small.id != suspicion.case.id and confirmed.verdict.verdict == "ours":  # the whole model may still convince
             small, confirmed = suspicion.case, _confirmed(suspicion.case, suspicion.verdict, suspicion.outcomes, settings)
+        original = suspicion.case if small.id != suspicion.case.id else None
+        finding = Finding.of(confirmed, original=original, environment={})
+        if confirmed.verdict.is_finding and confirmed.verdict.verdict not in SLOW and not small.before:
+            found = guilt(finding, again, judged, seconds / 2, settings.timeout, settings.memory)
     except Exception:
         return Answer(suspicion, None, failure=traceback.format_exc(limit=-6))
-    smaller = small.id != suspicion.case.id
-    key = cause_key(small, confirmed.verdict, confirmed.outcomes, confirmed.verdicts, reduced=smaller)
-    return Answer(suspicion, confirmed, key, suspicion.case if smaller else None)
+    key = blamed(finding, found).cause.key
+    return Answer(suspicion, confirmed, key, original, guilt=found, unblamed=finding.cause.key)
 
 
 def _confirmed(case: Case, verdict: Verdict, outcomes: Sequence[Outcome], settings: Settings) -> Confirmed:

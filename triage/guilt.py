@@ -91,11 +91,12 @@ def _switch(finding: Finding, setting: str, run: Run, judge: Judge, seconds: flo
     names = guilty_switches(finding, judge, seconds, *limits)
     if not names:
         return Guilt()
+    first, *more = names
     noun = NOUN.get(finding.verdict.backend, "optimisation")
-    if len(names) > 1:
+    if more:
         return Guilt("switch", names, f"the {noun}s {_listed(names)}: each does the harm alone, only without all of them the result is right")
     ladder = f", from {setting} on" if finding.verdict.backend == "onnxruntime" and len(finding.failing) > 1 else ""
-    return Guilt("switch", names, f"the {noun} {names[0]}{ladder}: without it the result is right")
+    return Guilt("switch", names, f"the {noun} {first}{ladder}: without it the result is right")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -138,7 +139,7 @@ def _step(finding: Finding, setting: str, run: Run, judge: Judge, seconds: float
 def _node(finding: Finding, setting: str, run: Run, judge: Judge, end: float) -> Guilt:
     names, every = alone(finding, setting, run, judge, end), working(Draft(onnx.load_from_string(finding.case.model), finding.case.inputs))
     if names:
-        what = f"{names[0]}, which is wrong alone" if len(names) == 1 else f"{_listed(names)}, each of which is wrong alone"
+        what = f"{_listed(names)}, each of which is wrong alone" if names[1:] else f"{''.join(names)}, which is wrong alone"
         return Guilt("node", names, f"the implementation of {what}" + ("" if len(finding.failing) < len(finding.settings) else ", whatever is turned off"))
     if 1 < len(every) <= NODES and time.monotonic() < end:
         return Guilt("", (), "no node is wrong alone, and no switch cures it: it takes the nodes together")
