@@ -20,6 +20,7 @@ from triage.finding import Finding
 from triage.literals import array_text
 
 WIDTH = 150  # characters of a line into which short ones are joined
+BODY = 8  # lines of a traced program
 
 
 @dataclass(frozen=True)
@@ -182,36 +183,36 @@ def _traced(case: Case, settings: Sequence[str]) -> Form:
         raise Unsupported("its signature is not plain")
     body = re.sub(r";  [\w ,=]+ = None(?=\s*(?:#.*)?$)", "", graph.code.strip(), flags=re.MULTILINE)
     head, *lines = [line.rstrip() for line in body.splitlines() if line.strip()]
-    sets = "".join(f"        self.{name} = {_tensor_text(t)}\n" for name, t in constants.items())
-    start = f"    def __init__(self):\n        super().__init__()\n{sets}\n" if sets else ""
-    method = _filled([line.strip() for line in lines], "        ", "; ") if len(lines) > 8 else "".join(f"    {line}\n" for line in lines)
-    values = "".join(f"    {_tensor_text(t)},  # {name}\n" for name, t in feeds.items())
-    options = "".join(f"    {s!r}: {_options(s, OPTIONS, SWITCHES)!r},\n" for s in settings)
+    sets = _filled([f"self.{name} = {_tensor_text(t)}" for name, t in constants.items()], "        ", "; ")
+    start = f"    def __init__(self):\n        super().__init__()\n{sets}" if sets else ""
+    method = "".join(f"    {line}\n" for line in lines) if len(lines) <= BODY else _short([line.strip() for line in lines], "        ", "; ")
+    values = _filled([f"{_tensor_text(t)}," for t in feeds.values()], "    ", " ")
+    listed = f"inputs = [{values.strip().rstrip(',')}]" if values.count("\n") <= 1 else f"inputs = [\n{values}]"
+    listed += f"  # {', '.join(feeds)}" if feeds else ""
+    options = ", ".join(f"{s!r}: {_options(s, OPTIONS, SWITCHES)!r}" for s in settings)
+    words = [w for w in ("device", "tensor", "inf", "nan") if re.search(rf"(?<![\w.]){w}\b", body + sets + values)]
     code = f"""\
 class Program(torch.nn.Module):
 {start}    {head}
 {method}
 
-inputs = [
-{values}]
-OPTIONS = {{
-{options}}}
+{listed}
+OPTIONS = {{{options}}}
 
 
 def load(setting):
-    torch.set_num_threads(1)
-    torch._dynamo.reset()
+    torch.set_num_threads(1), torch._dynamo.reset()
     how = {{"backend": "aot_eager"}} if setting == "off" else {{"backend": "inductor", "options": {{"fx_graph_cache": False, **OPTIONS[setting]}}}}
     compiled = torch.compile(Program(), dynamic=False, fullgraph=True, **how)
 
+    @torch.no_grad()
     def run(inputs):
-        with torch.no_grad():
-            results = compiled(*[a.clone() for a in inputs])
+        results = compiled(*[a.clone() for a in inputs])
         return dict(zip({names!r}, [r.float().numpy() if r.dtype == torch.bfloat16 else r.numpy() for r in results]))
 
     return run
 """
-    imports = ["import torch", "from torch import device, tensor, inf, nan"]
+    imports = ["import torch", *([f"from torch import {', '.join(words)}"] if words else [])]
     return Form(imports, "numpy and torch, and a C++ compiler", code, model=False)
 
 
@@ -220,11 +221,20 @@ def _options(setting: str, options: dict[str, dict[str, object]], switches: dict
     return {**options[base], **{k: v for name in off for k, v in switches[name].items()}}
 
 
-def _filled(parts: Sequence[str], indent: str, joint: str) -> str:
-    """Parts joined into as few lines as their width allows."""
+def _short(parts: Sequence[str], indent: str, joint: str) -> str:
+    """Parts in no more lines than a method may have; those of a long program are long."""
+    width, text = WIDTH, _filled(parts, indent, joint)
+    while text.count("\n") > BODY:
+        width *= 2
+        text = _filled(parts, indent, joint, width)
+    return text
+
+
+def _filled(parts: Sequence[str], indent: str, joint: str, width: int = WIDTH) -> str:
+    """Parts joined into as few lines as the width allows."""
     lines = list[str]()
     for part in parts:
-        if lines and len(indent) + len(lines[-1]) + len(joint) + len(part) <= WIDTH:
+        if lines and len(indent) + len(lines[-1]) + len(joint) + len(part) <= width:
             lines[-1] += joint + part
         else:
             lines.append(part)

@@ -29,6 +29,7 @@ def replay(
     from fuzzer.cli.progress import bar
     from fuzzer.settings import parse_seconds
     from triage.elsewhere import Elsewhere, version
+    from triage.first_bad import numbers
     from triage.replay import replay as run_again
     from triage.replay import runner
     from triage.write import read_finding
@@ -44,16 +45,27 @@ def replay(
         with bar(folder.name):
             result = run_again(finding, ask or runner(seconds), repeats=repeat)
         ends[result.status] += 1
+        settled = _settled(folder, finding.key) if result.status == "FIXED" and numbers(used) >= numbers(finding.environment.get(backend, "")) else []
         if as_json:
             about = {"finding": folder.name, "folder": str(folder), "status": result.status, "hits": result.hits, "repeats": result.repeats, "now": result.now}
-            typer.echo(json.dumps({**about, "backend": backend, "version": used, "found_in": finding.environment.get(backend, "")}))
+            versions = {"backend": backend, "version": used, "found_in": finding.environment.get(backend, "")}
+            typer.echo(json.dumps({**about, **versions, "may_be_closed": settled}))
         else:
             now = f"  now: {result.now}" if result.now and result.status != "STILL" else ""
             where = f"  {backend} {used}" if used != finding.environment.get(backend, used) or ask else ""
             typer.echo(f"{result.status:8} {folder.name}  {result.hits}/{result.repeats}{where}{now}")
+            if settled:
+                typer.echo(f"{'':8} may be closed: {', '.join(settled)}")
     if not as_json and len(folders) > 1:
         typer.echo(", ".join(f"{n} {status}" for status, n in sorted(ends.items())))
     raise typer.Exit(Exit.FINDING if ends.keys() - {"FIXED"} else Exit.NOTHING_NEW)
+
+
+def _settled(folder: Path, key: str) -> list[str]:
+    """Open reports of a finding that is fixed now; from now on they do not count for the budget."""
+    from triage import filed
+
+    return [f.url or f"the report to {f.project}" for f in filed.settle(filed.ledger(folder), key, "fixed")]
 
 
 def _installed(backend: str) -> str:

@@ -187,6 +187,10 @@ def test_a_traced_program_needs_torch_alone() -> None:
     script = repro(wrong(case, "inductor", "default"))
     ast.parse(script)
     assert "torch.ops.aten.exp" in script and "onnx" not in script.split('"""')[2] and "specs" not in script
+    deep = " ".join(f"v{i} = {'Exp' if i % 2 else 'Sigmoid'}({'x' if i == 0 else f'v{i - 1}'})" for i in range(60))
+    long = repro(wrong(Case(model(f"{deep} y = Clip(v59, lo, hi)", "float"), case.inputs), "inductor", "default"))
+    ast.parse(long)
+    assert max(len(script.splitlines()), len(long.splitlines())) <= 60
 
 
 def test_replay_tells_fixed_still_flaky_and_changed(relu_clip: Finding, tmp_path: Path) -> None:
