@@ -18,7 +18,7 @@ import numpy as np
 
 from oracles.guard import KernelFault, Placed, Regime, Rooms
 from oracles.kernel import TEETH, Kernel
-from oracles.native import FLAGS, Native, build, cache, compiler, errors, sources
+from oracles.native import FLAGS, Native, build, building, cache, compiler, errors, sources
 from oracles.rewriting import lazily
 from specs.rule import Unsupported
 
@@ -97,7 +97,8 @@ def _torch_source(kernel: Kernel, space: str, defect: str) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / f"{name}.so").exists():
         try:
-            cpp_extension.load(name, [str(kernel.source)], extra_cflags=flags, build_directory=str(folder), is_python_module=False)
+            with building():
+                cpp_extension.load(name, [str(kernel.source)], extra_cflags=flags, build_directory=str(folder), is_python_module=False)
         except RuntimeError as e:
             raise RuntimeError(f"kernel {kernel.name} does not compile: {errors(str(e))}") from e
     else:
@@ -162,9 +163,10 @@ def _tvm_ffi(kernel: Kernel, symbol: str, defect: str) -> Execute:
         folder = cache() / f"tvm-ffi-{digest}"
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            module = tvm_ffi.cpp.load_inline(
-                f"kernel_{digest}", cpp_sources=kernel.source.read_text(), functions=symbol, extra_cflags=flags, build_directory=str(folder)
-            )
+            with building():
+                module = tvm_ffi.cpp.load_inline(
+                    f"kernel_{digest}", cpp_sources=kernel.source.read_text(), functions=symbol, extra_cflags=flags, build_directory=str(folder)
+                )
         except RuntimeError as e:
             raise RuntimeError(f"kernel {kernel.name} does not compile: {errors(str(e))}") from e
     function = getattr(module, symbol)

@@ -243,6 +243,18 @@ def split(setting: str) -> tuple[str, tuple[str, ...]]:
     return base, tuple(off)
 
 
+def ask_for_time(seconds: float) -> None:
+    """For what a backend has to do once and not per model, such as compiling itself: its time limit starts anew, at so many seconds.
+
+    0: at what it usually is. Does nothing outside a worker.
+    """
+    if more_time is not None:
+        more_time(seconds)
+
+
+more_time: Callable[[float], None] | None = None  # set by the worker
+
+
 def _nearest(word: str, known: Any) -> str:
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{found[0]}'?)" if found else ""

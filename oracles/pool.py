@@ -170,6 +170,10 @@ class Worker:
             self.failure = f"backend '{self.backend.name}' cannot start: {content}; install with: {self.backend.install}"
             self._kill()
             return self._give_up()
+        if kind == "wait":
+            self._begin()
+            self._deadline += max(0.0, content - self.timeout)
+            return []
         if self._request is None or kind != self._request[0]:
             return []
         return [self._done(content)]
@@ -335,6 +339,7 @@ def close() -> None:
         _shared.clear()
         if _the_scratch is not None and _the_scratch.owner == os.getpid():
             shutil.rmtree(_the_scratch.folder, ignore_errors=True)
+            _the_scratch = None  # the next worker gets another
 
 
 def _forget() -> None:

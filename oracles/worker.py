@@ -62,6 +62,7 @@ def main(fd: int, lifeline: int, folder: str, name: str, module: str, memory: in
     except Exception as e:  # whatever the compiler's import raises: the parent reports it as a missing backend
         connection.send(("failed", tidy(words(e))))
         return
+    plugin.more_time = lambda seconds: connection.send(("wait", seconds))
     gc.collect()
     gc.freeze()
     connection.send(("ready", time.perf_counter() - started))

@@ -299,3 +299,15 @@ def test_without_a_compiler_a_kernel_is_unsupported(tmp_path: Path, monkeypatch:
     with pytest.raises(Unsupported, match=r"needs a compiler, and none of g\+\+, clang\+\+, c\+\+ is on the path"):
         native.build(made(tmp_path, "int k;"))
     native.compiler.cache_clear()
+
+
+def test_compiling_a_kernel_does_not_count_against_the_time_limit_of_a_model(loaded: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "slow-c++"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *--version*) ;; *) sleep 3;; esac\nexec {native.compiler()[0]} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("CXX", str(slow))
+    monkeypatch.setenv("FUZZ_CACHE", str(tmp_path))
+    pool.close()
+    (outcome,) = run(Case(network("Neg"), {"x": values()}), [Target("kernels", ("right",))], timeout=2)
+    pool.close()
+    assert outcome.status == "ok", outcome.message
