@@ -32,7 +32,7 @@ class Contest:
 
     kernel: str
     attrs: Mapping[str, Any]
-    inputs: Sequence[np.ndarray]
+    inputs: Sequence[np.ndarray | None]
     output: np.ndarray
     rivals: Sequence[str]
     threads: int = 1

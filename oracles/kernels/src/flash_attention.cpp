@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int64_t QUERIES = 16;  // of a tile
+constexpr int64_t QUERIES = 64;  // of a tile: as many share one transposed copy of the keys
 constexpr int64_t MOST_KEYS = 64;
 
 // Rows of (batch, heads, length, size) or (batch, length, heads * size).
@@ -202,8 +202,8 @@ extern "C" int flash_attention(const Call *call) {
         const int64_t count = least(QUERIES, p.queries - first);
         float *keys = (float *)call->workspace + omp_get_thread_num() * scratch(p), *s = keys + p.tile * p.size, *y = s + QUERIES * p.tile;
         float *highest = y + QUERIES * p.wide, *total = highest + QUERIES;
-        for (int64_t i = 0; i < QUERIES * p.wide; i++) y[i] = 0;
-        for (int64_t i = 0; i < QUERIES; i++) {
+        for (int64_t i = 0; i < count * p.wide; i++) y[i] = 0;
+        for (int64_t i = 0; i < count; i++) {
 #ifdef DEFECT_FIRST_MAXIMUM
             highest[i] = 0;
 #else
