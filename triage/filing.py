@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from corpus.folders import put_json
 from oracles.plugin import Target, find
+from specs.rule import UsageError
 from triage import filed
 from triage.finding import Finding
-from triage.first_bad import History, Release
+from triage.first_bad import History, Release, first_bad, has
 from triage.lint import REPEATS, Plan, banner, faults
 from triage.matters import SLOW, Matters, matters
 from triage.replay import Judge, Replayed, Run, judged, replay, runner
@@ -102,9 +103,25 @@ def _shown(finding: Finding, run: Run, judge: Judge) -> Finding:
     return replace(finding, outcomes=tuple(outcomes), verdicts=tuple(verdicts)) if mine else finding
 
 
-def keep_history(folder: Path, history: History) -> None:
-    """Beside the finding, for its reports."""
-    put_json(folder / HISTORY, history.json())
+def date(folders: Sequence[Path], environments: Sequence[Path], progress: Callable[[str], None] = lambda _: None) -> list[History]:
+    """The first bad release of each finding among the environments that have its backend; kept beside the finding, for its reports.
+
+    Findings of a backend that no environment has are left out. Raises UsageError when that is all of them.
+    """
+    histories, installed = list[History](), dict[str, list[Path]]()
+    for folder in folders:
+        finding = read_finding(folder)
+        backend = finding.verdict.backend
+        if backend not in installed:
+            installed[backend] = [e for e in environments if has(e, backend)]
+        if installed[backend]:
+            found = first_bad(finding, installed[backend], tell=lambda what, name=finding.name: progress(f"{name} with {what}"))
+            put_json(folder / HISTORY, found.json())
+            histories.append(found)
+    if not histories:
+        wanted = ", ".join(installed) or "any backend"
+        raise UsageError(f"--first-bad: none of {', '.join(map(str, environments))} has {wanted} installed")
+    return histories
 
 
 def history_of(folder: Path) -> History | None:

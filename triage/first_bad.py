@@ -73,6 +73,15 @@ def first_bad(finding: Finding, environments: Sequence[Path], ask: Ask = Elsewhe
     return history(finding.name, releases)
 
 
+def has(environment: Path, backend: str) -> bool:
+    """Whether a backend is installed in an environment. Raises UsageError when that is no environment."""
+    python = interpreter(environment)
+    try:
+        return bool(version(python, backend))
+    except UsageError:
+        return False
+
+
 def state(finding: Finding, again: Replayed) -> str:
     """A release that fails at the same settings with the same verdict but other words counts as bad: messages change between releases."""
     same = any(v.verdict == finding.verdict.verdict and v.setting in finding.failing for v in again.verdicts)

@@ -19,9 +19,11 @@ from oracles.worker import same
 from specs.rule import UsageError
 from tests.triage.test_finding import RELU_CLIP, found, model
 from triage.elsewhere import Elsewhere, for_older, interpreter, version
+from triage.filing import date, history_of
 from triage.finding import Finding
 from triage.first_bad import History, Release, first_bad, history, numbers
 from triage.replay import replay
+from triage.write import write_finding
 
 HERE = Path(sys.executable)
 
@@ -153,3 +155,16 @@ def test_environments_are_asked_oldest_first(relu_clip: Finding, tmp_path: Path,
     assert (h.first_bad, h.last_good) == ("1.10.0", "1.9.0") and "Odd data type" in h.releases[1].now
     with pytest.raises(UsageError, match="at least one"):
         first_bad(relu_clip, [])
+
+
+@pytest.mark.backends
+def test_the_history_is_kept_beside_the_finding(relu_clip: Finding, tmp_path: Path) -> None:
+    folder = write_finding(tmp_path, relu_clip)
+    (h,) = date([folder], [HERE])
+    assert h.first_bad == find("onnxruntime").version() and h.sentence.startswith("as old as")
+    assert history_of(folder) == h and history_of(tmp_path) is None
+    bare = tmp_path / "bare"
+    bare.write_text("#!/bin/sh\nexit 1\n")
+    bare.chmod(0o755)
+    with pytest.raises(UsageError, match="has onnxruntime installed"):
+        date([folder], [bare])
