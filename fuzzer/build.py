@@ -15,6 +15,7 @@ from onnx import TypeProto, helper
 from fuzzer.emit import float_attributes
 from fuzzer.functions import call
 from fuzzer.grow import Growth
+from fuzzer.iteration import loop, scan
 from fuzzer.network import Network, Step, Value
 from specs import schema
 from specs.draw import Choices
@@ -57,6 +58,12 @@ class Builder(Choices):
 
     def function(self, name: str, body: Callable[..., Any], *inputs: Value | None, **attrs: Any) -> Any:
         return call(self, name, body, inputs, attrs)
+
+    def scan(self, body: Callable[..., Any], states: Sequence[Value], sequences: Sequence[Value], axis: int = 0, reverse: bool = False) -> tuple[Value, ...]:
+        return scan(self, body, states, sequences, axis, reverse)
+
+    def loop(self, body: Callable[..., Any], trips: int, *states: Value) -> tuple[Value, ...]:
+        return loop(self, body, trips, states)
 
     def weight(self, *dims: int, low: float | None = None, high: float | None = None, form: Format | None = None) -> Value:
         v = self.growth.make("w", form or self.form, tuple(dims), "initializer", usable=False)
@@ -191,6 +198,6 @@ def network(growth: Growth, outputs: Sequence[Value]) -> Network:
     for step in reversed(growth.steps):
         if any(v is not None and id(v) in needed for v in step.outputs):
             steps.append(step)
-            needed.update(id(v) for v in step.inputs if v is not None)
+            needed.update(id(v) for v in step.reads())
     values = [v for v in growth.values if id(v) in needed or (v.kind == "node" and v.uses)]
     return Network(growth.opset, values, steps[::-1], list(outputs), (), frozenset(growth.features))

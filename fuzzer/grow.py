@@ -258,9 +258,8 @@ class Growth:
         for v in self.values:
             v.uses = 0
         for step in self.steps:
-            for v in step.inputs:
-                if v is not None:
-                    v.uses += 1
+            for v in step.reads():
+                v.uses += 1
 
     def _note(self, step: Step, rule: Rule) -> None:
         """Coverage features of one insertion."""

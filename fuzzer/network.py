@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,6 +59,13 @@ class Step:
     key: str = ""  # operator and formats, as the support matrix names them
     bodies: dict[str, Body] = field(default_factory=dict)
     function: Body | None = None
+
+    def reads(self) -> Iterator[Value]:
+        """Every value it needs, those that its sub-graphs capture included."""
+        yield from (v for v in self.inputs if v is not None)
+        for body in self.bodies.values():
+            for step in body.steps:
+                yield from step.reads()
 
 
 @dataclass(eq=False, slots=True)

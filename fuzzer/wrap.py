@@ -37,7 +37,7 @@ def _part(network: Network, source: Source, most: int = 4) -> tuple[int, int, li
     part = steps[first:last]
     made = {id(v) for s in part for v in s.outputs if v is not None}
     inputs = list({id(v): v for s in part for v in s.inputs if v is not None and id(v) not in made}.values())
-    needed = {id(v) for s in (*steps[:first], *steps[last:]) for v in s.inputs if v is not None} | {id(v) for v in network.outputs}
+    needed = {id(v) for s in (*steps[:first], *steps[last:]) for v in s.reads()} | {id(v) for v in network.outputs}
     outputs = [v for s in part for v in s.outputs if v is not None and id(v) in needed]
     if not outputs or any(s.bodies for s in part) or any(v.wrapper for v in (*inputs, *outputs)):
         raise Misfit("nothing to wrap")

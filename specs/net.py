@@ -51,6 +51,17 @@ class Net(Protocol):
         """
         ...
 
+    def scan(self, body: Callable[..., Any], states: Sequence[Tensor], sequences: Sequence[Tensor], axis: int = 0, reverse: bool = False) -> tuple[Any, ...]:
+        """Scan: body(net, *states, *slices) -> (*new states, *results) for every index along `axis`.
+
+        Returns the last states, then the results stacked along `axis`. The body sees every value made before it.
+        """
+        ...
+
+    def loop(self, body: Callable[..., Any], trips: int, *states: Tensor) -> tuple[Any, ...]:
+        """Loop with a fixed trip count: body(net, *states) -> new states of the same shapes. Returns the last ones."""
+        ...
+
     def weight(self, *dims: int, low: float | None = None, high: float | None = None, form: Format | None = None) -> Any:
         """A trained parameter of this shape, contents in [low, high] when given; in the block's float format unless another is given."""
         ...
