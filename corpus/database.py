@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from corpus.lock import StoreError
 
@@ -181,6 +182,22 @@ class Database:
 
     def close(self) -> None:
         self._db.close()
+
+
+def stored(path: Path) -> list[Found]:
+    """The findings of a run's database, read without a lock: the run may be going on. Nothing when there is no database, or of another version."""
+    if not path.exists():
+        return []
+    try:
+        db = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True, timeout=5.0)
+    except sqlite3.Error:
+        return []
+    try:
+        return [Found(*row) for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM findings ORDER BY first_seen, key")]
+    except sqlite3.Error:
+        return []
+    finally:
+        db.close()
 
 
 class _Transaction:

@@ -19,6 +19,7 @@ from oracles import plugin
 from oracles.records import Case, Outcome, Verdict
 from specs.formats import BY_ONNX, Format
 from triage.message import normalise
+from triage.shape import digest, shape
 
 SMALL = 3  # nodes: the operators of a model this small are the blame when nothing names one
 #: Operators that are also words of error messages: a message has to quote them, or say "node" or "operator".
@@ -41,6 +42,7 @@ class Cause:
     dtype    class of formats at the blamed operator: half, float, double, int, bool ...
     pattern  "always", or "optimised" when the setting without optimisation is fine
     message  normalised; empty for wrong values
+    shape    of the reduced graph; empty for what was not reduced, and where a message tells the cause
     guilty   what of the compiler was found guilty: passes, options, kernels; () when it was not searched for, or not found
     """
 
@@ -52,6 +54,7 @@ class Cause:
     stage: str = ""
     message: str = ""
     guilty: tuple[str, ...] = ()
+    shape: str = ""
 
     @property
     def unblamed(self) -> Cause:
@@ -62,6 +65,7 @@ class Cause:
     def key(self) -> str:
         """16 hex digits; the first 8 name the folder of a finding."""
         parts = (self.backend, self.verdict, *self.ops, "", self.dtype, self.pattern, self.stage, self.message, *(["", *self.guilty] if self.guilty else []))
+        parts += (self.shape,) if self.shape else ()
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
@@ -78,8 +82,11 @@ def cause(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdic
     ops, names = model.all() if reduced else model.blamed(verdict, message)
     if verdict.verdict == "mistyped" and message != "type":
         names = []  # a wrong shape is one defect in all types
+    form = digest(shape(model.proto)) if reduced and ops and not message else ""
     pattern = "always" if _reference(verdict.backend) in {None, verdict.setting, *same} else "optimised"
-    return Cause(verdict.backend, verdict.verdict, ops, model.dtype(names), pattern, said.stage if died and said else "", normalise(message, model.names))
+    return Cause(
+        verdict.backend, verdict.verdict, ops, model.dtype(names), pattern, said.stage if died and said else "", normalise(message, model.names), (), form
+    )
 
 
 def named(case: Case, verdict: Verdict) -> tuple[str, ...]:

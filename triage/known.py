@@ -28,6 +28,7 @@ class Known:
     formats    classes of formats as in Cause: half, float, double, int ...
     versions   "<1.22", ">=1.10,<2", of the backend
     message    regular expression, searched in the backend's own words
+    guilty     passes of which one has to be blamed; where nothing was blamed, the rest decides
     status     open, closed, fixed
     """
 
@@ -43,6 +44,7 @@ class Known:
     versions: str = ""
     message: str = ""
     fixed_in: str = ""
+    guilty: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -56,6 +58,7 @@ class Known:
             and (not self.verdicts or cause.verdict in self.verdicts)
             and (not self.formats or not cause.dtype or cause.dtype in self.formats)
             and (not self.versions or not version or in_range(version, self.versions))
+            and (not self.guilty or not cause.guilty or bool(set(self.guilty) & set(cause.guilty)))
             and (not self.message or re.search(self.message, message) is not None)
             and (not self.operators or self._in_model(Model(model)))
         )
@@ -99,6 +102,12 @@ def in_range(version: str, ranges: str) -> bool:
 def _numbers(version: str) -> tuple[int, ...]:
     found = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(n) for n in found[0].split(".")) if found else ()
+
+
+def newer(version: str, other: str) -> bool:
+    """Whether 1.32.0 is newer than 1.31.1; False when one of the two is not a number."""
+    a, b = _numbers(version), _numbers(other)
+    return bool(a and b) and a > b
 
 
 def load(folder: Path) -> list[Known]:

@@ -18,7 +18,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Fuzz deep-learning compilers through ONNX, and be believed.\n\nStart with `fuzz doctor`, then `fuzz run --budget 2m`.",
 )
-COMMANDS = ("run", "check", "gate", "generate", "init", "replay", "report", "show", "specs", "blocks", "backends", "corpus", "coverage", "doctor", "bench")
+COMMANDS = (
+    "run",
+    "check",
+    "gate",
+    "generate",
+    "init",
+    "reduce",
+    "replay",
+    "report",
+    "show",
+    "triage",
+    "specs",
+    "blocks",
+    "backends",
+    "corpus",
+    "coverage",
+    "doctor",
+    "bench",
+)
 
 
 class Exit:

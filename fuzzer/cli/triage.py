@@ -1,0 +1,83 @@
+"""`fuzz triage`: one row per cause over the findings of one or more runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fuzzer.cli import Exit, app
+
+COLUMNS = ("status", "cause", "count", "first seen", "last seen", "backend", "what", "blamed")
+WIDEST = 48  # characters of the last two columns
+
+
+@app.command()
+def triage(
+    outs: list[Path] = typer.Argument(None, metavar="[OUT...]", help="Folders of runs, or of findings; default: fuzz-out."),
+    run: bool = typer.Option(True, "--run/--no-run", help="Run again what a newer version may have fixed, and transplant cures where findings look alike."),
+    timeout: str = typer.Option("60s", "--timeout", help="Per backend and setting."),
+    memory: str = typer.Option("4G", "--memory", help="Per backend."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object with everything that is printed, and more."),
+) -> None:
+    """Group findings by cause: how often, since when, in which versions, who is to blame, and what is new.
+
+    Two findings are one when the switch that cures one cures the other and their smallest graphs have the same shape.
+
+    Exit status: 0 nothing new, 1 at least one new reproducible cause, 2 no such folder.
+
+    Example: `fuzz triage fuzz-out other-run`
+    """
+    from fuzzer.cli.progress import bar
+    from fuzzer.settings import parse_bytes, parse_seconds
+    from fuzzer.triaging import members, row, transplanted, updated
+    from triage.group import group
+    from triage.replay import runner
+
+    limits = parse_seconds(timeout), parse_bytes(memory)
+    folders = list(outs or []) or [Path("fuzz-out")]
+    with bar("findings") as tell:
+        found = members(folders)
+        found = updated(found, tell, runner(*limits)) if run else found
+        rows = [row(g) for g in group(found, transplanted(*limits) if run else None)]
+    if as_json:
+        typer.echo(json.dumps({"summary": _counts(rows), "findings": len(found), "causes": rows}))
+    else:
+        typer.echo(text(rows, len(found), [str(f) for f in folders]))
+    raise typer.Exit(Exit.FINDING if any(r["status"] == "new" for r in rows) else Exit.NOTHING_NEW)
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    counted = Counter(r["status"] for r in rows)
+    return {status: counted[status] for status in ("new", "known", "flaky", "fixed")}
+
+
+def text(rows: Sequence[dict[str, Any]], findings: int, folders: Sequence[str]) -> str:
+    """The table, with the links of known issues below it."""
+    if not rows:
+        return f"no findings in {', '.join(folders)}"
+    counts = ", ".join(f"{n} {status}" for status, n in _counts(rows).items() if n)
+    cells = [tuple(c.upper() for c in COLUMNS), *(_cells(r) for r in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+    links = [f"{r['cause']}  {'fixed in ' + r['fixed_in'] if r['fixed_in'] else r['known']}" for r in rows if r["fixed_in"] or r["known"]]
+    heading = f"{len(rows)} cause{'s' if len(rows) != 1 else ''} of {findings} finding{'s' if findings != 1 else ''} in {', '.join(folders)}: {counts}"
+    return "\n".join([heading, "", *table, *(["", *links] if links else [])])
+
+
+def _cells(r: dict[str, Any]) -> tuple[str, ...]:
+    what = f"{r['verdict']} {' -> '.join(r['ops']) or 'a model'}{f' ({d})' if (d := r['dtype']) else ''}"
+    others = len(r["findings"]) - 1
+    cause = r["cause"] + (f" +{others}" if others else "")
+    when = [time.strftime("%Y-%m-%d", time.gmtime(r[k])) if r[k] else "" for k in ("first_seen", "last_seen")]
+    blamed = ", ".join(r["guilty"]) or r["blame"].removeprefix("the implementation of ")
+    return (r["status"], cause, str(r["count"]), *when, f"{r['backend']} {', '.join(r['versions'])}".strip(), _short(what), _short(blamed))
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= WIDEST else words[: WIDEST - 3] + "..."

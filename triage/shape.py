@@ -1,0 +1,57 @@
+"""The shape of a graph: its operators and how they are joined, whatever the sizes, names, numbers and types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx
+import onnx
+
+from corpus import walk
+
+Shape = networkx.MultiDiGraph  # of node numbers, and of names of values that nothing makes
+
+
+def shape(model: onnx.ModelProto) -> Shape:
+    """Nodes with the names of their attributes and the words among their values; values that nothing makes; edges with both positions."""
+    graph: Shape = networkx.MultiDiGraph()
+    nodes = [n for n in walk.all_nodes(model.graph.node) if n.op_type not in ("Identity",)]
+    maker = {o: (i, k) for i, n in enumerate(nodes) for k, o in enumerate(n.output) if o}
+    same_as = {n.output[0]: n.input[0] for n in walk.all_nodes(model.graph.node) if n.op_type == "Identity"}
+    for i, node in enumerate(nodes):
+        graph.add_node(i, label=_label(node))
+        for k, name in enumerate(node.input):
+            while name in same_as:
+                name = same_as[name]
+            if not name:
+                continue
+            if name in maker:
+                graph.add_edge(maker[name][0], i, label=f"{maker[name][1]}-{k}")
+            else:
+                graph.add_node(f"value {name}", label="value")
+                graph.add_edge(f"value {name}", i, label=f"-{k}")
+    return graph
+
+
+def _label(node: onnx.NodeProto) -> str:
+    said = [f"{a.name}={a.s.decode(errors='replace')}" if a.type == onnx.AttributeProto.STRING else a.name for a in node.attribute]
+    return " ".join(["Constant"] if node.op_type == "Constant" else [node.domain, node.op_type, *sorted(said)])
+
+
+def digest(graph: Shape) -> str:
+    """The same for graphs of the same shape; now and then for others, too."""
+    return networkx.weisfeiler_lehman_graph_hash(graph, node_attr="label", edge_attr="label")
+
+
+def alike(a: Shape, b: Shape) -> bool:
+    """Whether two graphs are isomorphic."""
+    return networkx.is_isomorphic(a, b, node_match=_labelled, edge_match=_all_labelled)
+
+
+def _labelled(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a["label"] == b["label"]
+
+
+def _all_labelled(a: dict[Any, dict[str, Any]], b: dict[Any, dict[str, Any]]) -> bool:
+    """The edges between two nodes, in any order."""
+    return sorted(e["label"] for e in a.values()) == sorted(e["label"] for e in b.values())
