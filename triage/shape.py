@@ -9,12 +9,12 @@ import onnx
 
 from corpus import walk
 
-Shape = networkx.MultiDiGraph  # of node numbers, and of names of values that nothing makes
+Shape = networkx.DiGraph  # of node numbers, and of names of values that nothing makes
 
 
 def shape(model: onnx.ModelProto) -> Shape:
     """Nodes with the names of their attributes and the words among their values; values that nothing makes; edges with both positions."""
-    graph: Shape = networkx.MultiDiGraph()
+    graph: Shape = networkx.DiGraph()
     nodes = [n for n in walk.all_nodes(model.graph.node) if n.op_type not in ("Identity",)]
     maker = {o: (i, k) for i, n in enumerate(nodes) for k, o in enumerate(n.output) if o}
     same_as = {n.output[0]: n.input[0] for n in walk.all_nodes(model.graph.node) if n.op_type == "Identity"}
@@ -26,11 +26,17 @@ def shape(model: onnx.ModelProto) -> Shape:
             if not name:
                 continue
             if name in maker:
-                graph.add_edge(maker[name][0], i, label=f"{maker[name][1]}-{k}")
+                _join(graph, maker[name][0], i, f"{maker[name][1]}-{k}")
             else:
                 graph.add_node(f"value {name}", label="value")
-                graph.add_edge(f"value {name}", i, label=f"-{k}")
+                _join(graph, f"value {name}", i, f"-{k}")
     return graph
+
+
+def _join(graph: Shape, source: int | str, sink: int, label: str) -> None:
+    """A node may read one value in several places: that is one edge with all of them."""
+    before = [graph.edges[source, sink]["label"]] if graph.has_edge(source, sink) else []
+    graph.add_edge(source, sink, label=" ".join(sorted([*before, label])))
 
 
 def _label(node: onnx.NodeProto) -> str:
@@ -45,13 +51,8 @@ def digest(graph: Shape) -> str:
 
 def alike(a: Shape, b: Shape) -> bool:
     """Whether two graphs are isomorphic."""
-    return networkx.is_isomorphic(a, b, node_match=_labelled, edge_match=_all_labelled)
+    return networkx.is_isomorphic(a, b, node_match=_labelled, edge_match=_labelled)
 
 
 def _labelled(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a["label"] == b["label"]
-
-
-def _all_labelled(a: dict[Any, dict[str, Any]], b: dict[Any, dict[str, Any]]) -> bool:
-    """The edges between two nodes, in any order."""
-    return sorted(e["label"] for e in a.values()) == sorted(e["label"] for e in b.values())
