@@ -1,7 +1,7 @@
 """Findings of one cause together: the switch that cures one cures the other, and their smallest graphs have the same shape.
 
-Two findings nobody found a switch for are one when the same thing was found guilty of both, the types are of one class, the
-messages are the same, and the graphs have the same shape.
+Two findings nobody found a switch for are one when the same thing was found guilty of both, the messages are the same (where
+there are none, the types are of one class), and the graphs have the same shape. What one known issue explains is one.
 """
 
 from __future__ import annotations
@@ -93,12 +93,16 @@ def same(a: Member, b: Member, transplant: Transplant | None = None) -> bool:
     x, y = a.finding.cause, b.finding.cause
     if x.backend != y.backend or FACES.get(x.verdict, x.verdict) != FACES.get(y.verdict, y.verdict):
         return False
-    if x.key == y.key:
+    if x.key == y.key or _known(a, b):
         return True
     if bool(x.guilty) != bool(y.guilty) or a.digest != b.digest or not alike(a.shape, b.shape):
         return False
     if not x.guilty or x.pattern == y.pattern == "always":
-        return (x.guilty, x.dtype, x.message) == (y.guilty, y.dtype, y.message)
+        return (x.guilty, x.message) == (y.guilty, y.message) and (bool(x.message) or x.dtype == y.dtype)
     if set(x.guilty) & set(y.guilty):
         return True
     return transplant is not None and transplant(a.finding, b.finding) and transplant(b.finding, a.finding)
+
+
+def _known(a: Member, b: Member) -> bool:
+    return a.finding.known is not None and b.finding.known is not None and a.finding.known.name == b.finding.known.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import networkx
@@ -44,9 +45,26 @@ def _label(node: onnx.NodeProto) -> str:
     return " ".join(["Constant"] if node.op_type == "Constant" else [node.domain, node.op_type, *sorted(said)])
 
 
-def digest(graph: Shape) -> str:
-    """The same for graphs of the same shape; now and then for others, too."""
-    return networkx.weisfeiler_lehman_graph_hash(graph, node_attr="label", edge_attr="label")
+def digest(graph: Shape, rounds: int = 4) -> str:
+    """The same for graphs of the same shape; now and then for others, too.
+
+    Weisfeiler and Lehman's colours. Our own, because keys on disk depend on it and networkx has changed its hash between versions.
+    """
+    colours: dict[Any, str] = {node: _hashed(str(label)) for node, label in graph.nodes(data="label")}
+    for _ in range(rounds):
+        colours = {
+            node: _hashed(
+                colours[node],
+                *sorted(f"<{label}{colours[before]}" for before, _, label in graph.in_edges(node, data="label")),
+                *sorted(f">{label}{colours[after]}" for _, after, label in graph.out_edges(node, data="label")),
+            )
+            for node in graph
+        }
+    return _hashed(*sorted(colours.values()))
+
+
+def _hashed(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def alike(a: Shape, b: Shape) -> bool:
