@@ -50,7 +50,8 @@ static void activate(float *p, const float *bias, int64_t count, bool silu) {   
 }
 
 // y[pixel][out] (+)= x[pixel][.] w for all pixels; y and x have their channels last, `rows` outputs are a multiple of WIDE.
-static void product(const float *x, int64_t x_step, const float *packed, int64_t packed_step, int64_t terms, float *y, int64_t y_step, int64_t rows, int64_t pixels, bool add) {
+static void product(const float *x, int64_t x_step, const float *packed, int64_t packed_step, int64_t terms, float *y, int64_t y_step,
+                    int64_t rows, int64_t pixels, bool add) {
     const int64_t zero = 0;
     for (int64_t b = 0; b < rows; b += WIDE)
         for (int64_t i = 0; i < pixels; i += PIXELS) {

@@ -103,12 +103,14 @@ extern "C" int fixed_point_convolution(const Call *call) {
                     int32_t part[TILE] = {};
                     for (int64_t p = first; p < std::min(first + chain, end); p++)
                         for (int64_t l = 0; l < TILE; l++) {
-                            const uint32_t one = (uint32_t)(window[2 * p] * w[(p * TILE + l) * 2]), two = (uint32_t)(window[2 * p + 1] * w[(p * TILE + l) * 2 + 1]);
-                            part[l] = (int32_t)((uint32_t)part[l] + one + two);
+                            const int16_t *pair = w + (p * TILE + l) * 2;
+                            const int32_t one = window[2 * p] * pair[0], two = window[2 * p + 1] * pair[1];
+                            part[l] = (int32_t)((uint32_t)part[l] + (uint32_t)one + (uint32_t)two);
                         }
                     for (int64_t l = 0; l < TILE; l++) sum[l] += (float)part[l];
                 }
-                for (int64_t l = 0; l < std::min(TILE, s.og - tile * TILE); l++) s.y[(n * s.o + g * s.og + tile * TILE + l) * s.oh * s.ow + at] = sum[l] * scale;
+                float *y = s.y + (n * s.o + g * s.og + tile * TILE) * s.oh * s.ow + at;
+                for (int64_t l = 0; l < std::min(TILE, s.og - tile * TILE); l++) y[l * s.oh * s.ow] = sum[l] * scale;
             }
         }
     }
@@ -162,7 +164,8 @@ extern "C" int binary_convolution(const Call *call) {
                     const int64_t row = m * s.stride + u - s.pad, column = j * s.stride + v - s.pad;
                     if (!s.inside(row, column)) continue;
                     counted += s.cg;
-                    const uint64_t *a = image + (((n * s.group + g) * s.h + row) * s.width + column) * words, *b = filters + ((o * s.kh + u) * s.kw + v) * words;
+                    const uint64_t *a = image + (((n * s.group + g) * s.h + row) * s.width + column) * words;
+                    const uint64_t *b = filters + ((o * s.kh + u) * s.kw + v) * words;
                     for (int64_t q = 0; q < words; q++) differ += __builtin_popcountll(a[q] ^ b[q]);
                 }
 #ifdef DEFECT_PADDING

@@ -28,7 +28,7 @@ static inline int64_t total(Bytes sum) {
     _mm256_storeu_si256((__m256i *)lane, sum);
     return lane[0] + lane[1] + lane[2] + lane[3];
 }
-#else       // sixteen bytes; the compiler knows a shuffle for most processors
+#else       // sixteen bytes, one after the other
 typedef uint8_t Bytes __attribute__((vector_size(16)));
 typedef uint64_t Longs __attribute__((vector_size(16)));
 static inline Bytes fetch(const uint8_t *p) {
@@ -36,7 +36,11 @@ static inline Bytes fetch(const uint8_t *p) {
     memcpy(&v, p, sizeof v);
     return v;
 }
-static inline Bytes look_up(Bytes table, Bytes index) { return __builtin_shuffle(table, index); }
+static inline Bytes look_up(Bytes table, Bytes index) {
+    Bytes found;
+    for (int i = 0; i < 16; i++) found[i] = table[index[i]];
+    return found;
+}
 static inline Bytes either(Bytes a, Bytes b) { return a | b; }
 static inline Bytes add_eights(Bytes sum, Bytes v) {
     uint64_t half[2] = {0, 0};
@@ -152,7 +156,8 @@ extern "C" int eight_bit_matmul(const Call *call) {
     for (int64_t n = 0; n < p.n; n++)
         for (int64_t m = 0; m < p.m; m += ROWS) {
             const int8_t *row = w + n * p.k;
-            const uint8_t *a0 = a + m * p.k, *a1 = a + std::min(m + 1, p.m - 1) * p.k, *a2 = a + std::min(m + 2, p.m - 1) * p.k, *a3 = a + std::min(m + 3, p.m - 1) * p.k;
+            const auto at = [&](int64_t r) { return a + std::min(m + r, p.m - 1) * p.k; };
+            const uint8_t *a0 = at(0), *a1 = at(1), *a2 = at(2), *a3 = at(3);
             int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
             for (int64_t k = 0; k < p.k; k++) s0 += row[k] * a0[k], s1 += row[k] * a1[k], s2 += row[k] * a2[k], s3 += row[k] * a3[k];
             const int32_t sums[ROWS] = {s0, s1, s2, s3};
