@@ -36,6 +36,7 @@ START_LIMIT = 300.0  # seconds for imports and the first compilation on a busy m
 RETRIES = 3  # starts in a row that may fail, once it has worked
 WATCH = 0.1  # seconds between looks at the memory of a busy worker
 TAIL = 1 << 16  # bytes of the log that may say why a child died
+PATIENCE = 5  # time limits that a worker may take which a busy machine does not let work
 CHECK_EVERY = 32  # requests between looks at the memory of an idle one
 
 
@@ -156,7 +157,7 @@ class Worker:
 
     def _begin(self) -> None:
         now = time.monotonic()
-        self._since, self._deadline, self._look = now, now + self.timeout, now + WATCH
+        self._since, self._deadline, self._look, self._spent_before, self._spent_at_limit = now, now + self.timeout, now + WATCH, self._processor(), 0.0
 
     def _heard(self, message: tuple[Any, Any]) -> list[Outcome]:
         kind, content = message
@@ -213,6 +214,11 @@ class Worker:
             self.failure = f"backend '{self.backend.name}' did not start within {START_LIMIT:.0f} s"
             self._kill()
             return self._give_up()
+        now = time.monotonic()
+        used = self._processor(living=True) - self._spent_before
+        if used < 0.8 * self.timeout and used - self._spent_at_limit > 0.1 and now < self._since + PATIENCE * self.timeout:
+            self._spent_at_limit, self._deadline = used, now + max(1.0, self.timeout - used)  # it works, but others do as well
+            return []
         return self._ended("hang", f"no answer within {self.timeout:g} s")
 
     def _ended(self, status: Any, message: str) -> list[Outcome]:
@@ -248,6 +254,15 @@ class Worker:
             return self._watched.memory_info().rss
         except psutil.Error:
             return 0
+
+    def _processor(self, living: bool = False) -> float:
+        """Processor seconds of the child and of compilers it has waited for; `living`: and of those still at work."""
+        try:
+            own = self._watched.cpu_times()
+            others = [p.cpu_times() for p in self._watched.children(recursive=True)] if living else []
+        except psutil.Error:
+            return 0.0
+        return sum(t.user + t.system + t.children_user + t.children_system for t in (own, *others))
 
     def _words(self) -> str:
         with (self.folder / "log").open("rb") as f:

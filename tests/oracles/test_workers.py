@@ -111,6 +111,17 @@ def test_hang_is_killed_at_the_limit(liar: Worker) -> None:
         liar.timeout = 30.0
 
 
+def test_a_worker_that_a_busy_machine_holds_up_gets_more_time(liar: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow is not hanging: as long as it works and has not had the processor for its time, it may go on, but not for ever."""
+    finish(liar, neg_case(), ["ok"])
+    worked = iter(range(1000))
+    monkeypatch.setattr(liar, "_processor", lambda living=False: 0.12 * next(worked))
+    monkeypatch.setattr(liar, "timeout", 0.6)
+    begun = time.monotonic()
+    (outcome,) = finish(liar, neg_case(), ["hang"])
+    assert outcome.status == "hang" and time.monotonic() - begun > 1.2
+
+
 def test_pages_that_no_limit_counts_are_watched() -> None:
     worker = Worker("liar", timeout=60.0, memory=64 * MIB)
     try:
