@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from fuzzer.gating.aim import Aim
-from fuzzer.gating.asking import BACKEND, Asking, Question, gravest
+from fuzzer.gating.asking import BACKEND, Asking, Question, general, gravest
 from fuzzer.gating.changes import Before, discard
 from fuzzer.gating.perf import Pace, paces
 from fuzzer.gating.stored import Keeping, replayed
@@ -28,7 +29,9 @@ from triage.write import write_finding
 State = Literal["new", "old", "flaky", "known"]
 BITES = 8  # cases on which every tooth is tried, at least
 CAUSES = 3  # causes of one kernel after which no more fresh cases are drawn for it
+REPEATED = 50  # or failures of one that is red already
 MISSES = 3  # fresh cases in a row that could not be drawn, after which a kernel gets none
+LOOKS = 6  # cases of one cause that are looked at until one is reproducible
 REPLAY = 0.5  # share of the time that replays may take
 
 
@@ -109,7 +112,8 @@ class Gate:
         self.keep = Keeping(order.out / "corpus")
         self.aims = {name: Aim(k, order.seed) for name, k in order.kernels.items()}
         self.missed = dict.fromkeys(order.kernels, 0)
-        self.keys = set[str]()
+        self.sure = set[str]()  # causes that need no second look
+        self.looked = Counter[str]()
         self.started = time.monotonic()
 
     # the way through ----------------------------------------------------------------------------------------------------
@@ -183,7 +187,8 @@ class Gate:
         return 0.0 if seconds is None else (time.monotonic() - self.started) / seconds
 
     def _settled(self, name: str) -> bool:
-        return sum(f.kernel == name for f in self.result.red) >= (1 if self.order.first else CAUSES)
+        red = sum(f.kernel == name for f in self.result.red)
+        return red >= (1 if self.order.first else CAUSES) or (red > 0 and self.result.tested[name].failures >= REPEATED)
 
     # one case -----------------------------------------------------------------------------------------------------------
     def _settings(self, question: Question) -> list[str]:
@@ -213,20 +218,24 @@ class Gate:
         """Old when base shows it on this case, else one cause more, or one case more of a cause."""
         state: State = "old" if self.order.base is not None and self.asking.failed_before(question, verdict) else "new"
         key = f"{state} {_key(question.kernel, cause(question.case, verdict, outcomes))}"
-        if key in self.keys:
+        if key in self.sure or self.looked[key] >= LOOKS:
             self.result.repeats += 1
             return
-        self.keys.add(key)
+        self.looked[key] += 1
         self.result.first.setdefault(question.kernel, time.monotonic() - self.started)
         self.say(f"{question.kernel}: {verdict.verdict}; looking closer")
         found = self._investigated(question, verdict, outcomes, state)
         if found is None:
             self.result.ours.append(f"{question.kernel}: {verdict.verdict} on case {question.case.id}: our own references disagree")
-        elif any(f.finding.key == found.finding.key for f in self.result.found):
+            return
+        if found.state != "flaky":
+            self.sure.add(key)
+        same = next((f for f in self.result.found if f.finding.key == found.finding.key), None)
+        if same is not None and (same.state != "flaky" or found.state == "flaky"):
             self.result.repeats += 1
-        else:
-            self.result.found.append(found)
-            self.say(f"{question.kernel}: {found.state} {found.finding.name}")
+            return
+        self.result.found = [*(f for f in self.result.found if f is not same), found]
+        self.say(f"{question.kernel}: {found.state} {found.finding.name}")
 
     def _investigated(self, question: Question, verdict: Verdict, outcomes: Sequence[Outcome], state: State) -> Found | None:
         """Reduced, run again k times, shown to a second reference and to base; the whole case speaks when the small one does not convince."""
@@ -253,9 +262,8 @@ class Gate:
 
 def _key(kernel: str, why: Cause) -> str:
     """One cause is one sort of failure of one kernel in one class of types: the operators around it, and the body it stands for, say nothing more."""
-    return replace(why, ops=(kernel,), pattern="always", message=_NUMBER.sub("#", why.message), guilty=()).key
+    parts = why.backend, why.verdict, kernel, why.dtype, why.stage, general(why.message)
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
 
-
-_NUMBER = re.compile(r"\b[0-9a-f]{8}\b|\d+")
 
 __all__ = ["BACKEND", "Found", "Gate", "Order", "Result"]

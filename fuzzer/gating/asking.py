@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from triage.interest import reduced
 
 BACKEND = "kernels"
 REPEATS = 3
-RACES = 4  # runs that make one repetition of what happens only now and then
+RACES = 8  # runs that make one repetition of what happens only now and then
 REDUCE = 8.0  # seconds for one cause
 VALUES = ("wrong", "nonfinite", "unstable")
 SLOW = ("hang", "oom")
@@ -105,6 +106,8 @@ class Asking:
                 verdicts = question.judge(again)
                 if any(v.verdict == verdict.verdict for v in verdicts):
                     hits, last = hits + 1, (again, verdicts)
+                    said = next(v.message for v in verdicts if v.verdict == verdict.verdict)
+                    judged = replace(judged, message=said or judged.message)
                     break
         return Confirmed(question.case, judged, tuple(last[1]), tuple(last[0]), question.expected, hits, repeats)
 
@@ -116,12 +119,25 @@ class Asking:
             return question, verdict, outcomes
 
         def again(case: Case, targets: Sequence[Target]) -> list[Outcome]:
-            return run(case, [t for t in targets if t.settings], timeout=self.timeout, memory=self.memory)
+            return [_general(o) for o in run(case, [t for t in targets if t.settings], timeout=self.timeout, memory=self.memory)]
 
-        case, small, theirs = reduced(question.case, verdict, outcomes, again, seconds=REDUCE)
+        first = replace(verdict, message=general(verdict.message))
+        case, small, theirs = reduced(question.case, first, [_general(o) for o in outcomes], again, seconds=REDUCE)
         if case.id == question.case.id:
             return question, verdict, outcomes
         return Question.of(question.kernel, case, fresh=question.fresh), small, theirs
+
+
+_NUMBERS = re.compile(r"\[[\d, ]*\]|_[0-9a-f]{8}\b|\d+")
+
+
+def general(message: str) -> str:
+    """Without elements, counts and the suffixes of functions, which are others in a smaller case."""
+    return _NUMBERS.sub("#", message)
+
+
+def _general(outcome: Outcome) -> Outcome:
+    return outcome if outcome.status == "ok" else replace(outcome, message=general(outcome.message))
 
 
 def _finished(worker: Worker) -> list[Outcome]:
