@@ -24,6 +24,7 @@ UNSUPPORTED = (
     (r"under development and support for this is limited", "an opset newer than the build"),
     (r"Unsupported model IR version", "an IR version newer than the build"),
     (r"No Op registered for \w+ with domain_version of", "an operator version newer than the build"),
+    (r"dimension size (?:is )?known", "EmbedLayerNormalization wants the sizes of its tables declared"),
     (r"No opset import for domain", "a domain it does not have"),
     (r"Unrecognized attribute: ", "an attribute newer than its schema of the operator"),
     (r"MLDataType for: \S+ is not currently registered or supported", "a type it does not have"),
