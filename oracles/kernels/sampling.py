@@ -40,6 +40,7 @@ def deformable_convolution(node: Any, inputs: Sequence[Any]) -> bool:
         "corner-clamp": "a neighbour one row or column beyond the map counts with the value at the border",
         "softmax-max": "the largest weight is not subtracted before exp",
         "offset-scale": "the scale of offsets is applied to the window's own rows as well",
+        "half-away": "halves of rounded offsets go away from 0 instead of to the even number",
         "channel-tail": "channels of a group beyond a multiple of 4 are left out",
     },
 )

@@ -29,20 +29,22 @@ def grid(starts: Sequence[int], outs: Sequence[int], strides: Sequence[int], tap
     "Efficient Deformable ConvNets: Rethinking Dynamic and Sparse Operator for Vision Applications",
     seeds=["002:21"],
     takes="none",
-    hazards="floor of a position, corners partly outside, weights far above 0 under the softmax",
+    hazards="floor of a position, halves of rounded offsets, corners partly outside, weights far above 0 under the softmax",
 )
 def deformable_aggregation(net: Any) -> Any:
-    """Versions 3 (softmax over the points) and 4 of deformable convolution as one function, channels last."""
+    """Versions 3 (softmax over the points) and 4 of deformable convolution as one function, channels last; offsets rounded now and then."""
     n, h, w, groups, k = net.int(1, 2), net.pick(SIDES), net.pick(SIDES), net.pick((2, 1, 3)), net.pick((3, 1, 2))
     c = groups * net.pick((4, 8, 5, 16, 7, 1))
     stride, dilation, pad = net.pick((1, 2)), net.pick((1, 2)), net.pick((1, 0, 2))
     outs = [(m + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for m in (h, w)]
     need(min(outs) >= 1, "deformable aggregation: the window is larger than the map")
-    normalised, reach = net.flag(), net.pick((1.0, 0.5, 2.0))
+    normalised, reach, rounded = net.flag(), net.pick((1.0, 0.5, 2.0)), net.flag(0.25)
     points = groups * k * k
     values, moves, weights = net.input(n, h, w, c), net.input(n, *outs, points * 2), net.input(n, *outs, points)
     if normalised and net.flag():
         weights = scale(net, weights, 60.0)
+    if rounded and net.flag():  # exact halves: the only ones whose rounding is decided
+        moves, reach = net.const((np.arange(np.prod(moves.shape)).reshape(moves.shape) * 7 % 17 - 8) / 2), 1.0
 
     def body(net: Any, v: Any, o: Any, m: Any) -> Any:
         maps = reshape(net, transpose(net, v, [0, 3, 1, 2]), [n * groups, c // groups, h, w])
@@ -51,7 +53,12 @@ def deformable_aggregation(net: Any) -> Any:
         at = list[Any]()
         for i, base in enumerate(grid([-pad, -pad], outs, [stride, stride], [steps, steps])):
             moved = reshape(net, net("Gather", parts, net.const(i, INT64), axis=0), [n * groups, base.size])
-            at.append(net("Add", scale(net, moved, reach) if reach != 1.0 else moved, net.const(base.reshape(1, -1))))
+            moved = scale(net, moved, reach) if reach != 1.0 else moved
+            if rounded:  # added as integers, which keeps them whole
+                whole = net("Add", net("Cast", net("Round", moved), to=INT64.onnx), net.const(base.reshape(1, -1), INT64))
+                at.append(net("Cast", whole, to=o.format.onnx))
+            else:
+                at.append(net("Add", moved, net.const(base.reshape(1, -1))))
         shares = transpose(net, reshape(net, m, [n, *outs, groups, k * k]), [0, 3, 4, 1, 2])
         if normalised:
             shares = softmax(net, shares, axis=2)
@@ -61,7 +68,7 @@ def deformable_aggregation(net: Any) -> Any:
 
     return net.function(
         "DeformableAggregation", body, values, moves, weights, kernel_shape=[k, k], strides=[stride] * 2, pads=[pad] * 4, dilations=[dilation] * 2,
-        group=groups, softmax=int(normalised), offset_scale=reach,
+        group=groups, softmax=int(normalised), offset_scale=reach, rounded=int(rounded),
     )  # fmt: skip
 
 

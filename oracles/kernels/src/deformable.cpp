@@ -1,5 +1,5 @@
 // Sampling at moved positions. deformable_conv: ONNX DeformConv in two dims (versions 1 and 2, with mask). deformable_aggregation:
-// versions 3 and 4, channels last, a weight for every group, point and position instead of a matrix.
+// versions 3 and 4, channels last, a weight for every group, point and position instead of a matrix; offsets may be rounded (CoDeNet).
 #include <omp.h>
 
 #include <cmath>
@@ -34,6 +34,15 @@ inline void corners(float y, float x, int64_t height, int64_t width, float scale
         at[j] = (int32_t)(safe_row * width + safe_column);
         weight[j] = inside ? share * scale : 0.0f;
     }
+}
+
+// An offset, or the whole number next to it: halves go to the even one, as everywhere in ONNX.
+inline float moved(float by, bool rounded) {
+#ifdef DEFECT_HALF_AWAY
+    return rounded ? std::round(by) : by;
+#else
+    return rounded ? std::nearbyint(by) : by;
+#endif
 }
 
 struct Windows {
@@ -140,7 +149,7 @@ extern "C" int deformable_aggregation(const Call *call) {
     float *result = (float *)y.data;
     const int64_t height = x.shape[1], width = x.shape[2], channels = x.shape[3], rows = y.shape[1], columns = y.shape[2];
     const int64_t groups = integer(call, "group", 1), part = channels / groups, points = call->in[2].shape[3] / groups;
-    const bool normalised = integer(call, "softmax", 0);
+    const bool normalised = integer(call, "softmax", 0), rounded = integer(call, "rounded", 0);
     const float reach = (float)real(call, "offset_scale", 1.0);
     const Windows v = windows(call, integer_at(call, "kernel_shape", 0, 3), integer_at(call, "kernel_shape", 1, 3));
     if (points != v.kh * v.kw || points > 128) return 1;
@@ -165,11 +174,12 @@ extern "C" int deformable_aggregation(const Call *call) {
             for (int64_t c = 0; c < part; c++) sum[c] = 0;
             for (int64_t k = 0; k < points; k++) {
 #ifdef DEFECT_OFFSET_SCALE
-                const float at_y = (float)(row * v.sy - v.py) + reach * ((float)(k / v.kw * v.dy) + moves[2 * k]);
+                const float by_y = moved(reach * ((float)(k / v.kw * v.dy) + moves[2 * k]), rounded) - (float)(k / v.kw * v.dy);
 #else
-                const float at_y = (float)(row * v.sy - v.py + k / v.kw * v.dy) + reach * moves[2 * k];
+                const float by_y = moved(reach * moves[2 * k], rounded);
 #endif
-                const float at_x = (float)(column * v.sx - v.px + k % v.kw * v.dx) + reach * moves[2 * k + 1];
+                const float at_y = (float)(row * v.sy - v.py + k / v.kw * v.dy) + by_y;
+                const float at_x = (float)(column * v.sx - v.px + k % v.kw * v.dx) + moved(reach * moves[2 * k + 1], rounded);
                 int32_t at[4];
                 float weight[4];
                 corners(at_y, at_x, height, width, share[k], at, weight);
