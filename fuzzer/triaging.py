@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from corpus.database import stored
+from corpus.lock import storing
 from oracles import blame
 from oracles.plugin import backends
 from specs.rule import UsageError
+from triage.filing import date, history_of
 from triage.finding import Finding
+from triage.formats import write
 from triage.group import Group, Member, Transplant
 from triage.guilt import shows
 from triage.known import match, newer
@@ -63,6 +66,24 @@ def transplanted(timeout: float, memory: int) -> Transplant:
         return still(whole) and blame.cures(second.case, b.name, setting, first.cause.guilty, still, timeout, memory)
 
     return cures
+
+
+def dated(groups: Sequence[Group], environments: Sequence[Path], tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """How far back each cause goes, by key: asked of these environments, or what was asked before. Raises UsageError."""
+    if environments and groups:
+        date([g.members[0].folder for g in groups], environments, tell)
+    known = {g.best.key: history_of(g.members[0].folder) for g in groups}
+    return {key: history.json() for key, history in known.items() if history is not None}
+
+
+def reported(groups: Sequence[Group], out: Path, kinds: Sequence[str]) -> list[Path]:
+    """Write OUT/report/ in these kinds, one unit per cause that is still there; returns the files. Raises StoreError."""
+    if not kinds:
+        return []
+    there = [g for g in groups if g.status != "fixed"]
+    findings = [replace(g.best, count=sum(m.count for m in g.members)) for g in there]
+    with storing(out / "report"):
+        return write(findings, out / "report", kinds, root=out, places={g.best.key: g.members[0].folder for g in there})
 
 
 def row(g: Group) -> dict[str, Any]:

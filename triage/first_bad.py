@@ -47,8 +47,11 @@ class History:
         if not self.first_bad:
             return "no given release shows it"
         fixed = f", gone in {self.fixed_in}" if self.fixed_in else ""
-        since = f"first bad release {self.first_bad}, good in {self.last_good}" if self.last_good else f"as old as {self.first_bad}, the oldest release given"
-        return since + fixed
+        if self.last_good:
+            return f"first bad release {self.first_bad}, good in {self.last_good}{fixed}"
+        older = [r.version for r in self.releases if numbers(r.version) < numbers(self.first_bad)]
+        oldest = f"{', '.join(older)} cannot tell" if older else "the oldest release given"
+        return f"as old as {self.first_bad}, {oldest}{fixed}"
 
     def json(self) -> dict[str, Any]:
         return {**asdict(self), "sentence": self.sentence}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,20 +21,30 @@ Render = Callable[["Batch"], str]
 
 @dataclass(frozen=True)
 class Batch:
-    """The findings of one run.
+    """The findings of one or more runs.
 
     folder  where the output goes; root: the run, to which paths in the output are relative
     about   what else is known of the run: seed, versions, cases, seconds, cases per backend (stats.json and run.json)
+    places  folders of findings that are not in `root`, by key
     """
 
     findings: tuple[Finding, ...]
     folder: Path
     root: Path
     about: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[str, Path] = field(default_factory=dict)
+
+    def home(self, finding: Finding) -> Path:
+        """A finding's folder."""
+        return (self.places.get(finding.key) or self.root / "findings" / finding.name).resolve()
 
     def place(self, finding: Finding) -> str:
-        """A finding's folder, relative to the run."""
-        return f"findings/{finding.name}"
+        """The same, relative to the run."""
+        return Path(os.path.relpath(self.home(finding), self.root.resolve())).as_posix()
+
+    def link(self, finding: Finding) -> str:
+        """The same, relative to the output."""
+        return Path(os.path.relpath(self.home(finding), self.folder.resolve())).as_posix()
 
 
 _kinds: dict[str, tuple[str, Render]] = {}
@@ -65,11 +76,21 @@ def parse(text: str) -> list[str]:
     return wanted
 
 
-def write(findings: Sequence[Finding], folder: Path, wanted: Sequence[str], about: Mapping[str, Any] | None = None, root: Path | None = None) -> list[Path]:
-    """Write the findings, gravest first, into `folder` in every kind that is wanted; returns the files. Raises UsageError."""
+def write(
+    findings: Sequence[Finding],
+    folder: Path,
+    wanted: Sequence[str],
+    about: Mapping[str, Any] | None = None,
+    root: Path | None = None,
+    places: Mapping[str, Path] | None = None,
+) -> list[Path]:
+    """Write the findings, gravest first, into `folder` in every kind that is wanted; returns the files. Raises UsageError.
+
+    root, places  where the findings are: in root/findings, by default beside `folder`, or each in a place of its own
+    """
     ordered = sorted(findings, key=lambda f: (f.status != "new", f.status == "known", FINDINGS.index(f.verdict.verdict), f.name))
     folder.mkdir(parents=True, exist_ok=True)
-    batch = Batch(tuple(ordered), folder, root or folder.parent, about or {})
+    batch = Batch(tuple(ordered), folder, root or folder.parent, about or {}, places or {})
     written = list[Path]()
     for name in parse(",".join(wanted)):
         file, render = kinds()[name]
@@ -98,7 +119,7 @@ def markdown(batch: Batch) -> str:
     lines = [f"# {summary(batch)}", ""]
     if batch.findings:
         lines += ["| finding | what | status | seen | reproduced |", "|---|---|---|---|---|"]
-        lines += [f"| [{f.name}](../{batch.place(f)}/README.md) | {title(f)} | {status(f)} | {f.count} | {f.reproduced}/{f.repeats} |" for f in batch.findings]
+        lines += [f"| [{f.name}]({batch.link(f)}/README.md) | {title(f)} | {status(f)} | {f.count} | {f.reproduced}/{f.repeats} |" for f in batch.findings]
     for f in batch.findings:
         lines += ["", f"## {f.name}", "", claim(f), "", f"`python {batch.place(f)}/repro.py` · `fuzz replay {f.name}` · `fuzz report {f.name}`"]
         lines += [f"\nGuilty: {f.blame}"] if f.blame else []

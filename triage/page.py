@@ -28,10 +28,10 @@ def html(batch: Batch) -> str:
 
 def _cause(batch: Batch, f: Finding) -> dict[str, Any]:
     head, *rows = cells(f)
-    script = batch.root / batch.place(f) / "repro.py"
+    script = batch.home(f) / "repro.py"
     return {
         "name": f.name,
-        "folder": f"../{batch.place(f)}",
+        "folder": batch.link(f),
         "title": title(f),
         "claim": claim(f, plain=True),
         "sure": SURE.get(f.verdict.grade or "", "") if f.verdict.verdict in ("wrong", "imprecise") else "",

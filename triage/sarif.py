@@ -82,7 +82,9 @@ def _location(batch: Batch, f: Finding) -> dict[str, Any]:
     """In the source of the kernel that is at fault, where there is one: that is where its author looks; else in the case's model."""
     found = kernel_source(f)
     line = found[1] if found is not None else 0
-    where = _address(found[0]) if found is not None else {"uri": f"{batch.place(f)}/model.onnx", "uriBaseId": "RUN"}
+    model = batch.home(f) / "model.onnx"
+    inside = {"uri": f"{batch.place(f)}/model.onnx", "uriBaseId": "RUN"} if model.is_relative_to(batch.root.resolve()) else {"uri": model.as_uri()}
+    where = _address(found[0]) if found is not None else inside
     physical: dict[str, Any] = {"artifactLocation": where}
     if line:
         physical["region"] = {"startLine": line}

@@ -82,6 +82,18 @@ def test_replay_of_all_and_in_another_environment(run: Path) -> None:
     assert nowhere.returncode == 2 and "neither a virtual environment" in nowhere.stderr
 
 
+def test_triage_dates_and_writes_reports(run: Path) -> None:
+    done = fuzz("triage", run, "--first-bad", sys.executable, "--report", "junit,sarif", "--json", cwd=run)
+    told = json.loads(done.stdout)
+    (cause,) = told["causes"]
+    assert cause["since"]["sentence"].endswith("the oldest release given") and cause["since"]["releases"][0]["state"] == "bad"
+    assert [Path(f).name for f in told["reports"]] == ["junit.xml", "report.sarif"]
+    (result,) = json.loads((run / "report" / "report.sarif").read_text())["runs"][0]["results"]
+    assert result["level"] == "note" and (run / result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]).exists()
+    again = fuzz("report", run, "--force", "--seconds", "0", cwd=run)
+    assert f"**Since:** {cause['since']['sentence']}." in again.stdout, "a report tells what triage found out"
+
+
 @pytest.mark.slow
 def test_a_run_writes_reports(tmp_path: Path) -> None:
     arguments = ("--budget", "60cases", "--backends", "liar:ok+element", "--specs", "relu,add", "--workers", "1", "--seed", "3", "--out", "out")

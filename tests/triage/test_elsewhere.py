@@ -121,6 +121,7 @@ HISTORIES: dict[str, tuple[str, tuple[str, str, str]]] = {
     "fixed": ("good bad good", ("2", "1", "3")),
     "fixed, and back": ("bad good bad", ("3", "2", "")),
     "releases that cannot tell": ("good other bad other bad", ("3", "1", "")),
+    "an old one that cannot tell": ("other bad", ("2", "", "")),
     "never": ("good other good", ("", "", "")),
 }
 
@@ -130,7 +131,8 @@ def test_the_first_bad_release(name: str) -> None:
     states, expected = HISTORIES[name]
     h = history("wrong-1", [Release(str(i + 1), "", s) for i, s in enumerate(states.split())])
     assert (h.first_bad, h.last_good, h.fixed_in) == expected
-    assert h.sentence.startswith({"3": "first bad release 3", "2": "first bad release 2", "1": "as old as 1", "": "no given release"}[h.first_bad])
+    assert h.sentence.startswith(f"first bad release {h.first_bad}" if h.last_good else f"as old as {h.first_bad}" if h.first_bad else "no given release")
+    assert ("cannot tell" in h.sentence) == (name == "an old one that cannot tell")
     assert ("gone in" in h.sentence) == bool(h.fixed_in) and isinstance(h, History)
 
 
