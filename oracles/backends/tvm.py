@@ -27,8 +27,10 @@ UNSUPPORTED = (
     (r"must be (?:a )?(?:compile-time )?constants?\b|non-constant|compile-time constant", "a parameter computed at run time"),
     (r"requires a statically known|static shape is unknown|Shape dimension could not be inferred", "a shape known only at run time"),
     (
-        r"CodeGenVM cannot emit this Relax operator directly[\s\S]*Offending call:\s+R\."
-        r"(?:[a-z]*equal|add|and|bitwise|divide|floor|greater|less|log|maxi|mini|mod|multi|or|power|squeeze|subtract|where|xor)",
+        (
+            r"CodeGenVM cannot emit this Relax operator directly[\s\S]*Offending call:\s+R\."
+            r"(?:[a-z]*equal|add|and|bitwise|divide|floor|greater|less|log|maxi|mini|mod|multi|or|power|squeeze|subtract|where|xor)"
+        ),
         "no legalisation for a broadcast, or a Squeeze, of named dims",
     ),
     (r"int\(\) argument must be a string, a bytes-like object or a real number, not '(?:Var|DataflowVar|Call)'", "a parameter or size known only at run time"),
