@@ -137,24 +137,25 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
 
 
 def _entry(finding: Finding, keeps: Keeps, run: Run, judge: Judge, end: float) -> Case | None:
-    """The one node that makes the wrong value, on right operands: where to start, so that no other defect of the network is taken for this one.
+    """Where to start, so that no other defect of the network is taken for this one; None for the case as it is.
 
-    It fails alone, and with right operands it still spoils the output that is wrong. None when no single node does both.
+    The one node that makes the wrong value, on right operands: it fails alone, and with right operands it still spoils the output
+    that is wrong. When no single node does both, the wrong output alone.
     """
     output, draft = finding.verdict.output, Draft(onnx.load_from_string(finding.case.model), finding.case.inputs)
-    if not output or finding.verdict.verdict not in VALUES or len(draft.nodes) < 2 or draft.model.functions:
+    mine = draft.part([output]) if output and finding.verdict.verdict in VALUES else None
+    if mine is None:
         return None
-    mine = draft.part([output])
-    for i in reversed(working(mine)) if mine is not None else ():
-        if time.monotonic() >= end or mine is None:
-            return None
+    for i in reversed(working(mine)) if len(mine.nodes) > 1 and not mine.model.functions else ():
+        if time.monotonic() >= end:
+            break
         alone = single(mine, i)
         if alone is None or not alone.valid or not keeps(alone.model, alone.inputs):
             continue
         whole = mine.part([output], [r for r in walk.reads(mine.nodes[i]) if r in mine.maker])
         if whole is not None and whole.valid and keeps(whole.model, whole.inputs):
             return Case(alone.data, alone.inputs, finding.case.origin)
-    return None
+    return Case(mine.data, mine.inputs, finding.case.origin) if mine.valid and keeps(mine.model, mine.inputs) else None
 
 
 def reduced(
