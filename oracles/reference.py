@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from specs.formats import Format
-from specs.numerics import INF, LOOSEST, Ball, Policy, outputs
+from specs.numerics import INF, LOOSEST, Ball, Policy, Sure, outputs
 from specs.program import Node, Program, wrap
+
+HUGE = 1e290  # a radius beyond is what is left of an infinite one
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ def _watched(y: Any, worst: Any, spread: Any, form: Format | None) -> Any:
     if isinstance(y, list):
         return [_watched(v, w, s, form) for v, w, s in zip(y, worst or [None] * len(y), spread or [None] * len(y), strict=True)]
     if not isinstance(y, torch.Tensor) or form is None or not form.is_float or not y.numel():
+        if worst is not None and isinstance(y, torch.Tensor) and not bool(worst.any()):  # as sure as if it had never been in doubt
+            return Ball(y)
         return Ball(y, worst, spread)
-    size = y.abs() if worst is None else y.abs() + worst
-    if bool(size.amax() <= form.largest):
-        return Ball(y, worst, spread)
-    undecided = ~(size <= form.largest)
-    zero = torch.zeros(y.shape, dtype=torch.float64) if worst is None else worst
-    return Ball(y, zero.masked_fill(undecided, INF), (zero if spread is None else spread).masked_fill(undecided, INF))
+    if worst is None:
+        if y.abs().amax().item() <= form.largest:
+            return Ball(y)
+        worst = spread = torch.zeros(y.shape, dtype=torch.float64)
+    elif y.abs().add_(worst).amax().item() <= min(form.largest, HUGE):
+        return Sure(y, worst, worst if spread is None else torch.fmin(spread, worst))
+    undecided = ~(y.abs() + worst <= min(form.largest, HUGE))
+    return Ball(y, worst.masked_fill(undecided, INF), (worst if spread is None else torch.fmin(spread, worst)).masked_fill(undecided, INF))
 
 
 def balls(program: Program, feeds: Mapping[str, Ball], policy: Policy = LOOSEST) -> dict[str, Expected]:

@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from specs.contraction import drift, growth, overflowing
+from specs.contraction import drift, growth, overflowing, summed
 from specs.formats import FLOAT, Format
-from specs.numerics import INF, Ball, Policy, Radii, finite, settle
+from specs.numerics import COVERED, INF, TYPICAL, Ball, Policy, Radii, finite, settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +55,7 @@ def standardised(
     """x standardised over dims in a format; not `centred`, the mean is taken to be 0 (RMS)."""
     n, u, eta = math.prod(x.shape[d] for d in dims), policy.u(form), policy.eta(form)
     axes, g, h = tuple(dims), growth(policy, form, n), drift(policy, form, n)
+    alone = centred and n == 1
     one_pass = centred and (policy.one_pass_variance or always_one_pass)
     mean = x.mean(axes, True) if centred else x.new_zeros(())
     c = x - mean
@@ -65,12 +66,12 @@ def standardised(
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for which, e, grow in ((0, radii[0], g), (1, radii[1], h)):
         size = x.abs() if e is None or which else x.abs() + finite(e)
-        level = size.mean(axes, True) if centred else mean
-        em = level * grow + eta if centred else mean
-        ec = deviation * u + em
+        level, unit = size.mean(axes, True) if centred else mean, u * TYPICAL if which else u
+        em = summed(policy, form, n, level, mean, 2)[which] if centred else mean
+        ec = deviation * unit + em
         if centred and policy.reassociation:
-            ec = ec + (size + level) * (2 * u)
-        ev = var * (grow + 2 * u) + em.square() + (eta * (n + 1) + epsilon * ATTRIBUTE)
+            ec = ec + (size + level) * (2 * unit)
+        ev = var * (grow + 2 * unit) + em.square() + (eta * (n + 1) + epsilon * ATTRIBUTE)
         if one_pass:
             ev = ev + size.square().mean(axes, True) * (2 * grow) + mean.abs() * em * 2
         if e is not None:
@@ -84,7 +85,10 @@ def standardised(
                 em = (em.square() + shared).sqrt()
                 ec = (ec.square() + variance + shared).sqrt()
                 ev = (ev.square() + (squares * variance).mean(axes, True) * (4 / n) + variance.mean(axes, True).square()).sqrt()
-        relative = inverse_root(total, ev, u if which == 0 else u / 2)
+        if alone:  # a single element is its own mean, whatever it is: only a folded form, or a fused square, sees it
+            em, ec = em * 0 if e is None else e, (x.abs() if e is None else x.abs() + e) * (4 * unit if policy.reassociation else 0.0)
+            ev = (x.square() if e is None else (x.abs() + e).square()) * (2 * unit if one_pass else 0.0) + (eta + epsilon * ATTRIBUTE)
+        relative = inverse_root(total, ev, unit)
         ez = (deviation + ec) * inverse * relative + ec * inverse + eta
         if not one_pass and centred and which == 0:
             ez = ez.minimum(c.abs() * inverse + math.sqrt(n)).where(relative < INF, ez)
@@ -117,7 +121,7 @@ def affine(policy: Policy, form: Format | None, z: Tensor, radii: tuple[Tensor, 
         if bias.worst is not None:
             worst, variance = worst + finite(bias.worst), variance + finite(bias.spread).clamp(max=1e150).square()
     own = magnitude * (k * u) + eta
-    return settle(worst + own), settle((variance + (own / 2).square()).sqrt())
+    return settle(worst + own), settle((variance + (own * COVERED).square()).sqrt())
 
 
 def shaped(ball: Ball | None, shape: Sequence[int]) -> Ball | None:

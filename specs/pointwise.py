@@ -11,7 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 from specs.draw import Draw
 from specs.formats import DOUBLE, UINT64, Format
-from specs.numerics import EXACT, INF, TYPICAL, Ball, ErrorRule, Policy, Radii, add, at_threshold, exact, finite, outputs, quadrature, settle, undecidable
+from specs.numerics import (
+    COVERED,
+    EXACT,
+    INF,
+    TYPICAL,
+    Ball,
+    ErrorRule,
+    Policy,
+    Radii,
+    add,
+    at_threshold,
+    exact,
+    finite,
+    outputs,
+    quadrature,
+    settle,
+    swings,
+    undecidable,
+)
 from specs.rule import Dim
 from specs.schema import defaults
 
@@ -95,11 +113,13 @@ def shaped(r: Any, y: Any) -> Any:
     return r if r is None or r.shape == y.shape else r.expand(y.shape)
 
 
-def answer(worst: Any, spread: Any, y: Any, own: Any = None) -> Sequence[Radii]:
+def answer(worst: Any, spread: Any, y: Any, own: Any = None, share: float = TYPICAL) -> Sequence[Radii]:
     """One output's radii from inherited ones and a local rounding, broadcast, NaN read as undecided."""
-    worst, spread = add(worst, own), quadrature(spread, None if own is None else own * TYPICAL)
+    worst, spread = add(worst, own), quadrature(spread, None if own is None else own * share)
     if worst is None:
         return [EXACT]
+    if worst.shape == y.shape and y.is_floating_point():  # the interpreter settles these
+        return [(worst, shaped(spread, y))]
     return [(settle(shaped(worst, y)), settle(shaped(spread, y)))]
 
 
@@ -120,6 +140,15 @@ def within_range(rule: ErrorRule) -> ErrorRule:
     return chosen
 
 
+def all_ends(ball: Ball, rank: int) -> Tensor:
+    """Both ends of both radii, the statistical one at the threshold it is judged at, in two new dims before those of the result."""
+    import torch
+
+    e = torch.stack((ball.worst, (ball.spread * 2).minimum(ball.worst)))
+    ends = torch.stack((ball.value - e, ball.value + e))
+    return ends.reshape(2, 2, *[1] * (rank - ball.value.ndim), *ball.value.shape)
+
+
 def monotone_all(k: float = 1.0, *, rounds: bool = False) -> ErrorRule:
     """Monotone non-decreasing in every operand (Max, Min, Clip): all at x - e, then all at x + e. NaN results are undecided."""
 
@@ -132,6 +161,12 @@ def monotone_all(k: float = 1.0, *, rounds: bool = False) -> ErrorRule:
             return without_nan(answer(None, None, y, own), y)
         if node.out_formats[0] is UINT64:
             return undecidable(node, policy, balls, ys)
+
+        moving = [b for b in balls if b is not None and b.worst is not None]
+        if y.is_floating_point() and all(b.sure for b in moving) and (node.op.name != "Clip" or (len(moving) == 1 and moving[0] is balls[0])):
+            stacked = [None if b is None else b.value if b.worst is None else all_ends(b, y.ndim) for b in balls]
+            ends = (outputs(node.op.meaning(node, *stacked))[0] - y).abs_().amax(0)
+            return without_nan(answer(ends[0], ends[1].mul_(0.5), y, own), y)
 
         def swing(which: int) -> Tensor:
             ends = []
@@ -237,22 +272,21 @@ def piecewise(edges: Edges, k: float = 1.0, *, rounds: bool = True) -> ErrorRule
 
 
 def sloped(slope: Callable[[Any], float], rounding: Callable[[Any, Any, Any], Any], monotone: Callable[[Any], bool] = lambda node: False) -> ErrorRule:
-    """A function of largest slope `slope(node)`, by its ends where it is monotone; rounding(node, x, y) is in units of u."""
+    """A function of largest slope `slope(node)`, by its ends where it is monotone; rounding(node, x, y) is in units of u.
+
+    Where x may be negative as well as positive, rounding gets the lower end: functions that are exact on one side round on the other.
+    """
 
     def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
         ball, y, form = balls[0], ys[0], node.out_formats[0]
         assert ball is not None
-        own = unless_zero(rounding(node, ball.value, y) * policy.u(form) + policy.eta(form), ball)
-        if ball.worst is None:
-            return answer(None, None, y, own)
-
-        def swing(e: Tensor) -> Tensor:
-            if not monotone(node):
-                return e * slope(node)
-            reach = finite(e)
-            low, high = (node.op.meaning(node, x) - y for x in (ball.value - reach, ball.value + reach))
-            return undecided_stays(low.abs().maximum(high.abs()), e)
-
-        return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, own)
+        x, e = ball.value, ball.worst
+        own = unless_zero(rounding(node, x if e is None else x.where(x >= e, x - e), y) * policy.u(form) + policy.eta(form), ball)
+        if e is None:
+            return answer(None, None, y, own, COVERED)
+        if monotone(node):
+            return answer(*swings(lambda t: node.op.meaning(node, t), ball, y), y, own, COVERED)
+        steep = slope(node)
+        return answer(e * steep, ball.spread * steep, y, own, COVERED)
 
     return rule

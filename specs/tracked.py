@@ -15,10 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, finite, gamma, outputs, settle, undecidable, zeros_like
+from specs.numerics import COVERED, INF, TYPICAL, Ball, ErrorRule, Policy, Radii, finite, gamma, outputs, settle, undecidable, zeros_like
 
+#: As numerics.TYPICAL, for the steps of one formula: a few meet in every element, and some elements see nearly all of each.
+STEP = 0.7
 #: k and m of the rounding k u |y| + m u of the functions a formula may use.
-CONSTANTS = {"tanh": (10, 2), "sigmoid": (6, 4), "exp": (4, 0), "softplus": (8, 4), "erf": (8, 0), "relu": (0, 0), "sqrt": (2, 0), "log": (6, 0)}
+CONSTANTS: dict[str, tuple[float, float]] = {
+    "tanh": (5, 2),
+    "sigmoid": (2, 3.5),
+    "exp": (4, 0),
+    "softplus": (4, 2),
+    "erf": (-4, 8),
+    "relu": (0, 0),
+    "sqrt": (2, 0),
+    "log": (5, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,7 @@ def cast(node: Any, x: Any, form: Any) -> Any:
         return x
     same = Tracked(x.value, x.worst, x.spread, rounding, x.sure)
     own = _own(same, x.value.abs())
-    return _made(x.value, x.worst + own, torch.hypot(x.spread, own), rounding)
+    return _made(x.value, x.worst + own, torch.hypot(x.spread, own * STEP), rounding)
 
 
 def attribute(c: float, x: Any) -> Any:
@@ -161,7 +172,7 @@ def monotone(x: Any, f: Callable[[Tensor], Tensor], k: float = 4, m: float = 4) 
         r = torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs())
         return r.nan_to_num(nan=INF, posinf=INF).masked_fill(x.worst == INF, INF)
 
-    return _made(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own), x.rounding)
+    return _made(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own * COVERED), x.rounding)
 
 
 def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4, m: float = 4, jump: Callable[[Tensor, Tensor], Tensor] | None = None) -> Any:
@@ -173,7 +184,7 @@ def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4,
     worst, spread = x.worst * constant, x.spread * constant
     if jump is not None:
         worst, spread = worst + jump(x.value, x.worst), spread + jump(x.value, x.spread)
-    return _made(y, worst + own, torch.hypot(spread, own), x.rounding)
+    return _made(y, worst + own, torch.hypot(spread, own * COVERED), x.rounding)
 
 
 def _own(of: Tracked, units: Tensor) -> Tensor:
@@ -221,7 +232,7 @@ def _add(a: Any, b: Any) -> Tracked:
     a, b, least = _pair(a, b)
     y, rounding = a.value + b.value, a.rounding
     own = _own(least, a.value.abs() + b.value.abs() if rounding.policy.reassociation else y.abs())
-    return _made(y, a.worst + b.worst + own, torch.hypot(rounding.join(a.spread, b.spread), own), rounding)
+    return _made(y, a.worst + b.worst + own, torch.hypot(rounding.join(a.spread, b.spread), own * STEP), rounding)
 
 
 def _sub(a: Any, b: Any) -> Tracked:
@@ -235,7 +246,7 @@ def _mul(a: Any, b: Any) -> Tracked:
     y, x, z, rounding = a.value * b.value, a.value.abs(), b.value.abs(), a.rounding
     ea, eb, sa, sb = _bounded(a, b)
     own = _own(least, y.abs())
-    return _made(y, x * eb + ea * (z + eb) + own, torch.hypot(rounding.join(x * sb, z * sa), own), rounding)
+    return _made(y, x * eb + ea * (z + eb) + own, torch.hypot(rounding.join(x * sb, z * sa), own * STEP), rounding)
 
 
 def _div(a: Any, b: Any) -> Tracked:
@@ -246,23 +257,23 @@ def _div(a: Any, b: Any) -> Tracked:
     own = _own(least, y.abs() * 2.5).nan_to_num(nan=INF)
     worst = ((a.worst + y.abs() * b.worst) / (z - b.worst)).masked_fill(b.worst >= z, INF)
     spread = (rounding.join(a.spread, y.abs() * b.spread) / (z - b.spread)).masked_fill(b.spread >= z, INF)
-    return _made(y, worst + own, torch.hypot(spread, own), rounding)
+    return _made(y, worst + own, torch.hypot(spread, own * STEP), rounding)
 
 
 def _matmul(a: Any, b: Any) -> Tracked:
     a, b, _ = _pair(a, b)
     n, rounding, x, z = a.value.shape[-1], a.rounding, a.value.abs(), b.value.abs()
     ea, eb, sa, sb = _bounded(a, b)
-    magnitude, eta = x @ z, rounding.eta if rounding.u else 0.0
-    grow = gamma(n + 2, rounding.accumulator) if rounding.accumulator == rounding.u else n * rounding.accumulator + 2 * rounding.u
-    worst = x @ eb + ea @ (z + eb) + (magnitude * (grow + 2 * rounding.operand) + (n + 1) * eta)
-    own = magnitude * (math.sqrt(n) * rounding.accumulator + rounding.u + rounding.operand) + eta
+    y, eta = a.value @ b.value, rounding.eta if rounding.u else 0.0
+    grow, rough = _summed(x @ z, y, n, rounding, 2.0)
+    worst = (x @ eb + ea @ (z + eb)) * (1 + 1.3 * n * rounding.accumulator) + grow + (n + 1) * eta
+    own = rough + eta
     if rounding.coherent:
         spread = torch.hypot(x @ sb + sa @ z, own)
     else:
         sa, sb = sa.clamp(max=1e150), sb.clamp(max=1e150)
         spread = (x.square() @ sb.square() + sa.square() @ z.square() + own.square()).sqrt()
-    return _made(a.value @ b.value, worst, spread, rounding)
+    return _made(y, worst, spread, rounding)
 
 
 def _softmax(x: Tracked, dim: int = -1, dtype: Any = None) -> Tracked:
@@ -280,7 +291,7 @@ def _softmax(x: Tracked, dim: int = -1, dtype: Any = None) -> Tracked:
     worst = (p * torch.maximum(up, down) + own).clamp(max=1.0)
     s = x.spread.clamp(max=700)
     swing = (s.square() + (p * s).square().sum(dim, keepdim=True)).sqrt().expm1()
-    rough = p * (2 * u * d + math.sqrt(n) * u + 4 * u) + rounding.eta
+    rough = p * (u * (2 * COVERED * d + TYPICAL * math.sqrt(n) + 12 * COVERED)) + rounding.eta
     spread = torch.hypot(p * swing, rough).clamp(max=1.0)
     lost = (x.worst == INF).any(dim, keepdim=True)
     worst, spread = worst.masked_fill(lost, INF), spread.masked_fill(lost, INF)
@@ -294,10 +305,23 @@ def _clamp(x: Tracked, min: Any = None, max: Any = None) -> Tracked:
 def _sum(x: Tracked, dim: Any = None, keepdim: bool = False) -> Tracked:
     dims = tuple(range(x.value.ndim)) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     n = math.prod(x.value.shape[d] for d in dims)
-    magnitude = x.value.abs().sum(dims, keepdim)
-    own = magnitude * gamma(n + 2, x.rounding.accumulator) + x.rounding.eta
-    rough = magnitude * (math.sqrt(n) * x.rounding.accumulator) + x.rounding.eta
-    return Tracked(x.value.sum(dims, keepdim), x.worst.sum(dims, keepdim) + own, (x.spread.square().sum(dims, keepdim) + rough.square()).sqrt(), x.rounding)
+    y = x.value.sum(dims, keepdim)
+    own, rough = (r + x.rounding.eta for r in _summed(x.value.abs().sum(dims, keepdim), y, n, x.rounding, 1.0))
+    worst = x.worst.sum(dims, keepdim) * (1 + 1.3 * n * x.rounding.accumulator) + own
+    return Tracked(y, worst, (x.spread.square().sum(dims, keepdim) + rough.square()).sqrt(), x.rounding)
+
+
+def _summed(magnitude: Tensor, y: Tensor, n: int, rounding: Rounding, extra: float) -> tuple[Tensor, Tensor]:
+    """`numerics.summed` for a result that is not rounded to a half where accumulators are finer."""
+    acc, adds, size = rounding.accumulator, max(0, n - 1), y.abs()
+    last = 2 * rounding.u if acc < rounding.u else 0.0
+    serial = TYPICAL * math.sqrt(adds) * acc / 2
+    rough = magnitude * (TYPICAL * math.sqrt(extra) * acc + rounding.operand + serial) + size * (TYPICAL * last + serial)
+    first = (n + extra) * acc
+    if first > 0.2:
+        return magnitude * ((n + extra) * acc if first < 1 else INF) + size * last, rough
+    unit = acc * (1 + gamma(n + extra, acc))
+    return magnitude * (unit * (adds / 2 + extra) + 2 * rounding.operand) + size * (unit * adds / 2 + last), rough
 
 
 def _where(mask: Tensor, a: Any, b: Any) -> Tracked:

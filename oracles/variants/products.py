@@ -83,22 +83,38 @@ def winograd(run: Run, node: Any, args: list[Any]) -> Any:
     x, w = args[:2]
     if not is_float(x) or not x.numel() or not w.numel() or (node.group or 1) != 1 or w.shape[-1] != 3:
         return None
-    axes = windows.place(node, x.shape[2:], w.shape[2:])
-    last = axes[-1]
+    last = windows.place(node, x.shape[2:], w.shape[2:])[-1]
     if last.stride != 1 or last.dilation != 1 or last.out < 2:
         return None
+    return _tiles(node, [_wide(a) for a in args], -1).to(x.dtype)
+
+
+def winograd_radius(node: Any, args: list[Any], u: float) -> Any:
+    """How far `winograd` may be off in a format of roundoff u: every value of a tile passes at most a sum per product and six more
+    roundings, relative to the transforms' absolute values (Higham, Accuracy and Stability of Numerical Algorithms, 23.2.4).
+    """
+    w = args[1]
+    n = w[0].numel() + 6
+    return _tiles(node, [None if a is None else a.double().abs() for a in args], 1) * (n * u / (1 - n * u))
+
+
+def _tiles(node: Any, args: list[Any], minus: int) -> Any:
+    """The convolution by tiles of two results; `minus` 1 adds where the transforms subtract, which bounds their magnitude."""
+    x, w = args[:2]
+    axes = windows.place(node, x.shape[2:], w.shape[2:])
+    last = axes[-1]
     tiles = -(-last.out // 2)
-    wide = last._replace(kernel=4, stride=2, out=tiles)
-    view = windows.cut(_wide(x), [*axes[:-1], wide])  # n, c, *out, tiles, *kernel, 4
+    view = windows.cut(x, [*axes[:-1], last._replace(kernel=4, stride=2, out=tiles)])  # n, c, *out, tiles, *kernel, 4
     d = view.flatten(-len(axes), -2) if len(axes) > 1 else view.unsqueeze(-2)  # ..., rest, 4
-    g = _wide(w).reshape(w.shape[0], w.shape[1], -1, 3)
-    bd = torch.stack([d[..., 0] - d[..., 2], d[..., 1] + d[..., 2], d[..., 2] - d[..., 1], d[..., 1] - d[..., 3]], -1)
-    gg = torch.stack([g[..., 0], (g[..., 0] + g[..., 1] + g[..., 2]) / 2, (g[..., 0] - g[..., 1] + g[..., 2]) / 2, g[..., 2]], -1)
+    g = w.reshape(w.shape[0], w.shape[1], -1, 3)
+    bd = torch.stack([d[..., 0] + minus * d[..., 2], d[..., 1] + d[..., 2], d[..., 2] + minus * d[..., 1], d[..., 1] + minus * d[..., 3]], -1)
+    middle = [(g[..., 0] + sign * g[..., 1] + g[..., 2]) / 2 for sign in (1, minus)]
+    gg = torch.stack([g[..., 0], *middle, g[..., 2]], -1)
     flat = bd.movedim(1, -3).flatten(1, -4) if bd.ndim > 4 else bd.movedim(1, -3)  # n, pixels, c, rest, 4
     m = torch.einsum("npcrf,mcrf->npmf", flat, gg)
-    pair = torch.stack([m[..., 0] + m[..., 1] + m[..., 2], m[..., 1] - m[..., 2] - m[..., 3]], -1)  # n, pixels, m, 2
+    pair = torch.stack([m[..., 0] + m[..., 1] + m[..., 2], m[..., 1] + minus * m[..., 2] + minus * m[..., 3]], -1)  # n, pixels, m, 2
     rows = [v.out for v in axes[:-1]]
     y = pair.reshape(x.shape[0], *rows, tiles, w.shape[0], 2).movedim(-2, 1).flatten(-2)[..., : last.out]
     if len(args) > 2 and args[2] is not None:
-        y = y + _wide(args[2]).reshape(-1, *[1] * len(axes))
-    return y.to(x.dtype)
+        y = y + args[2].reshape(-1, *[1] * len(axes))
+    return y

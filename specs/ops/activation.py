@@ -42,14 +42,14 @@ def _prelu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
     x, s = balls[0], balls[1]
     assert x is not None
     assert s is not None
-    y, own = ys[0], local(policy, node.out_formats[0], ys[0])
+    y, own = ys[0], local(policy, node.out_formats[0], ys[0]) * (x.value < 0)  # what passes is not rounded
     if x.worst is None and s.worst is None:
         return answer(None, None, y, own)
 
     def swing(e: Any, d: Any) -> Tensor:
         zero = torch.zeros((), dtype=torch.float64)
         e, d = zero if e is None else e, zero if d is None else d
-        steep = s.value.abs() + d
+        steep = (s.value.abs() + d) * (1 + policy.u(node.out_formats[0]))
         factor = torch.where(x.value - e >= 0, 1.0, torch.where(x.value + e < 0, steep, steep.clamp(min=1.0)))
         return factor * e + d * (-(x.value - e)).clamp(min=0)
 
@@ -60,7 +60,7 @@ unary("Relu", torch.relu, error=nan_free(monotone(rounds=False)), proxy=lambda x
 unary(
     "LeakyRelu",
     _leaky_relu,
-    error=sloped(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * (1 + (x < 0) * coefficient(a, "alpha")), lambda a: a.alpha >= 0),
+    error=sloped(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: (-x).clamp(min=0) * (abs(a.alpha) * (1 + coefficient(a, "alpha"))), lambda a: a.alpha >= 0),
     attrs=lambda g: choose_attrs(g, alpha=[0.1, 0.01, 0.5, 1.5, 0.0, -0.3]),
 )
 
@@ -85,6 +85,12 @@ def _celu(a: Node, x: Tensor) -> Tensor:
     return x.clamp(min=0) + (x.clamp(max=0) / a.alpha).expm1() * a.alpha
 
 
+def _selu_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
+    """One product where x is positive; below, an exponential within 4 u, less 1, times both coefficients."""
+    off, above = coefficient(a, "alpha", "gamma"), y.abs()
+    return (above * (1 + off)).maximum((x < 0).double() * (abs(a.alpha * a.gamma) * (4 + 2 * off)))
+
+
 def _softplus(x: Tensor) -> Tensor:
     return x.clamp(min=0) + (-x.abs()).exp().log1p()
 
@@ -92,7 +98,7 @@ def _softplus(x: Tensor) -> Tensor:
 unary(
     "Elu",
     _elu,
-    error=sloped(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: y.abs() * 4 + 4 * abs(a.alpha), lambda a: a.alpha >= 0),
+    error=sloped(lambda a: max(1.0, abs(a.alpha)), lambda a, x, y: (x < 0).double() * (4 * abs(a.alpha)), lambda a: a.alpha >= 0),
     attrs=lambda g: choose_attrs(g, alpha=[1.0, 0.5, 2.0, 0.1, -0.5]),
 )
 unary(
@@ -100,7 +106,7 @@ unary(
     _selu,
     error=sloped(
         lambda a: abs(a.gamma) * max(1.0, abs(a.alpha)),
-        lambda a, x, y: y.abs() * (2 + 2 * coefficient(a, "alpha", "gamma")) + 8 * abs(a.alpha * a.gamma),
+        _selu_rounding,
         lambda a: a.alpha >= 0,
     ),
     attrs=lambda g: choose_attrs(g, alpha=[1.5, 0.5, 2.0, -0.5], gamma=[1.0, 0.7, 2.0, -0.5]),
@@ -111,12 +117,12 @@ unary(
     # For a positive alpha |x / alpha| exp(x / alpha) stays below 1/e; for a negative one the exponential grows with its argument.
     error=sloped(
         lambda a: INF,
-        lambda a, x, y: y.abs() * (4 + ((x / a.alpha).abs() if a.alpha < 0 else 0)) + 4 * abs(a.alpha),
+        lambda a, x, y: (x < 0).double() * (5 * a.alpha) if a.alpha > 0 else y.abs() * (4 + (x / a.alpha).abs()) - 4 * a.alpha,
         lambda a: True,
     ),
     attrs=lambda g: choose_attrs(g, alpha=[1.0, 0.5, 2.0, 4.0]),
 )
-unary("Softplus", _softplus, error=monotone(8, 4))
+unary("Softplus", _softplus, error=monotone(4, 2))
 unary("Softsign", F.softsign, error=monotone(4))
 
 
@@ -144,13 +150,13 @@ def gelu_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
 
 def _hard_swish_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
     """3 u |x|; by ONNX's definition 1/6 is a float32 attribute."""
-    sixth = 2.0**52 * 5e-9 if a.out_formats[0] is DOUBLE else 0.0
+    sixth = 2.0**52 * 6.5e-9 if a.out_formats[0] is DOUBLE else 0.0
     return x.abs() * (3 + x.abs().clamp(max=3.1) * sixth)
 
 
 def gate_rounding(a: Any, x: Tensor, y: Tensor) -> Tensor:
-    """A sigmoid within 6 u s + 4 u of an argument that was itself rounded, times x."""
-    return x.abs() * 4.5 + y.abs() * 7
+    """A sigmoid within 2 u s + 3.5 u of an argument that was itself rounded, times x."""
+    return x.abs() * 4 + y.abs() * 4
 
 
 # Largest slopes: Gelu 1.129 (either form), Mish 1.089, HardSwish 1.5, x sigmoid(alpha x) 1.0998 for every alpha.

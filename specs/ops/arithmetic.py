@@ -16,7 +16,7 @@ from torch import Tensor
 
 from specs import Draw, Operator, Rule, op
 from specs.formats import INTEGERS, UINT64, Format
-from specs.numerics import INF, Ball, Policy, Radii, add, exact, gamma, local, quadrature, zeros_like
+from specs.numerics import COVERED, INF, Ball, Policy, Radii, add, exact, gamma, local, quadrature, zeros_like
 from specs.pointwise import aligned, aligned_balls, answer, as_float, monotone_all, ordered, suffix, trunc_divide, within_range
 from specs.program import Node
 from specs.terms import broadcast
@@ -204,7 +204,7 @@ def _power_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
     short = ((2 * p) == (2 * p).round()) & (p.abs() <= 4)
     own = y.abs() * u * torch.where(short, 6.0, 4 + 2 * steps) + policy.eta(form)
     if a.worst is None and b.worst is None:
-        return answer(None, None, y, own)
+        return answer(None, None, y, own, COVERED)
     whole = p == p.round()
 
     def swing(e: Any, d: Any) -> Tensor:
@@ -218,7 +218,7 @@ def _power_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
             unsure = unsure | ((p < 0) & (x.abs() <= e))
         return worst.masked_fill(crosses & unsure, INF).nan_to_num(nan=INF)
 
-    return answer(swing(a.worst, b.worst), swing(a.spread, b.spread), y, own)
+    return answer(swing(a.worst, b.worst), swing(a.spread, b.spread), y, own, COVERED)
 
 
 def _power_domain(a: Node, x: Tensor, p: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.formats import BFLOAT16, FLOAT, FLOAT16, Format
 from specs.moments import ATTRIBUTE, affine, inverse_root, shaped, standardised, widest
-from specs.numerics import Ball, Policy, Radii, add, finite, quadrature, settle
+from specs.numerics import TYPICAL, Ball, Policy, Radii, add, finite, quadrature, settle
 from specs.program import Node
 
 
@@ -74,8 +74,8 @@ def _batch_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
     total = var.value + node.epsilon
     inverse, size = total.rsqrt(), scale.value.abs()
     f, c, u = inverse * size, (x - mean.value).abs(), policy.u(used)
-    # The folded form x f + (b - mean f) is legal, and the looser one.
-    own = (x.abs() * f + mean.value.abs() * f + bias.value.abs()) * (6 * u) + policy.eta(used)
+    # The folded form x f + (b - mean f) is legal, and the looser one: f, off by 4 u, is the same in both places, and every step rounds.
+    own = ((c * 5 + x.abs() + mean.value.abs() * 2) * f + bias.value.abs() * 2) * u + policy.eta(used)
     found = []
     for which in (0, 1):
         ex, es, eb, em, ev = (None if b[1 + which] is None else finite(b[1 + which]).clamp(max=1e150) for b in (data, scale, bias, mean, var))
@@ -87,7 +87,7 @@ def _batch_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
             r = add(own, c * change, eb, *moved)
         else:
             change = quadrature(f * relative, None if es is None else es * inverse)
-            r = quadrature(own / 2, c * change, eb, *(e * f for e in (ex, em) if e is not None))
+            r = quadrature(own * TYPICAL, c * change, eb, *(e * f for e in (ex, em) if e is not None))
         found.append(settle(r).reshape(ys[0].shape))
     return [(found[0], found[1])]
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from specs.contraction import linear
 from specs.draw import Draw
-from specs.numerics import linear
 from specs.operator import op
 from specs.ops.windows import AUTO, ROOM, Axis, cut, give, overflow_safe, place, slide, symmetric
 from specs.program import Node

@@ -11,15 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from specs.contraction import linear
 from specs.draw import Draw
 from specs.formats import BOOL
-from specs.numerics import EXACT, Ball, ErrorRule, Policy, Radii, linear
+from specs.numerics import EXACT, Ball, ErrorRule, Policy, Radii
 from specs.operator import op
 from specs.ops.convolution import convolve
 from specs.ops.windows import Axis, cut, slide
 from specs.program import Node
 from specs.rule import Operand, Rule, Unsupported
-from specs.tracked import Rounding, Tracked, monotone, steady
+from specs.tracked import CONSTANTS, Rounding, Tracked, monotone, steady
 
 
 # Col2Im ----------------------------------------------------------------------------------------------------------------
@@ -166,9 +167,9 @@ def activated(a: Any, y: Any) -> Any:
     if a.activation == "Relu":
         return monotone(y, F.relu, 0, 0)
     if a.activation == "Tanh":
-        return monotone(y, torch.tanh, 10, 2)
+        return monotone(y, torch.tanh, *CONSTANTS["tanh"])
     if a.activation == "Sigmoid":
-        return monotone(y, torch.sigmoid, 6, 4)
+        return monotone(y, torch.sigmoid, *CONSTANTS["sigmoid"])
     if a.activation == "LeakyRelu":
         return steady(y, lambda t: F.leaky_relu(t, p[0]), max(1.0, abs(p[0])), 1, 0)
     if a.activation == "Clip":

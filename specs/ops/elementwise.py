@@ -1,4 +1,8 @@
-"""Unary mathematics as a table: Abs, Floor, Exp, Sin, Erf, Not, IsNaN, Identity ... The constants k, m bound an error by k u |y| + m u."""
+"""Unary mathematics as a table: Abs, Floor, Exp, Sin, Erf, Not, IsNaN, Identity ... The constants k, m bound an error by k u |y| + m u.
+
+They are at least a third above the largest error of ONNX Runtime, torch and TVM over 180,000 arguments each, in float32 and float16, and
+leave the 2 ulp of GPU libraries room.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op, unary
 from specs.formats import UINT64, Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, at_threshold, exact, local, monotone, undecided
+from specs.numerics import COVERED, EXACT, INF, Ball, Policy, Radii, at_threshold, exact, local, monotone, undecided
 from specs.pointwise import answer, choose_attrs, nan_free, undecided_stays, unless_zero, within_range
 from specs.program import Node
 
@@ -86,16 +90,16 @@ def _exponent(a: Node, x: Tensor) -> list[Tensor]:
 
 unary("Sqrt", torch.sqrt, error=monotone(2), safe=lambda x: -x)
 unary("Reciprocal", torch.reciprocal, error=_reciprocal_error, safe=lambda x: 1e-2 - x.abs())
-op("Exp", meaning=lambda a, x: x.exp(), error=monotone(4), safe=_exponent)(_any)
-op("Sinh", meaning=lambda a, x: x.sinh(), error=monotone(4, 1), safe=_exponent)(_any)
+op("Exp", meaning=lambda a, x: x.exp(), error=monotone(4, rooted=True), safe=_exponent)(_any)
+op("Sinh", meaning=lambda a, x: x.sinh(), error=monotone(4, 1, rooted=True), safe=_exponent)(_any)
 # not monotone, but convex and even: the larger end is the farthest point
-op("Cosh", meaning=lambda a, x: x.cosh(), error=monotone(4), safe=_exponent)(_any)
-unary("Log", torch.log, error=monotone(6), safe=lambda x: 1e-6 - x)
-unary("Tanh", torch.tanh, error=monotone(10, 2))
-unary("Asinh", torch.asinh, error=monotone(4, 1))
+op("Cosh", meaning=lambda a, x: x.cosh(), error=monotone(4, rooted=True), safe=_exponent)(_any)
+unary("Log", torch.log, error=monotone(5), safe=lambda x: 1e-6 - x)
+unary("Tanh", torch.tanh, error=monotone(5, 2, rooted=True))
+unary("Asinh", torch.asinh, error=monotone(4, 1, rooted=True))
 unary("Acosh", torch.acosh, error=monotone(4, 1), safe=lambda x: 1 - x)
-unary("Atanh", torch.atanh, error=monotone(4, 4), safe=lambda x: x.abs() - 0.999)
-unary("Sigmoid", torch.sigmoid, error=monotone(6, 4))
+unary("Atanh", torch.atanh, error=monotone(4, 2, rooted=True), safe=lambda x: x.abs() - 0.999)
+unary("Sigmoid", torch.sigmoid, error=monotone(2, 3.5, rooted=True))
 
 
 def _erf(a: Node, x: Tensor) -> Tensor:
@@ -104,7 +108,8 @@ def _erf(a: Node, x: Tensor) -> Tensor:
     return x.double().erf().to(x.dtype)  # integers until opset 13
 
 
-op("Erf", meaning=_erf, error=monotone(8, 8))(_any)  # vectorised libraries use Abramowitz and Stegun 7.1.26: 1.5e-7 absolute, plus its roundings
+# Vectorised libraries use Abramowitz and Stegun 7.1.26: 1 - p(x) exp(-x^2) within 1.5e-7, plus the roundings of what is taken from 1.
+op("Erf", meaning=_erf, error=monotone(-4, 8))(_any)
 
 
 # trigonometry ----------------------------------------------------------------------------------------------------------
@@ -113,19 +118,19 @@ def _waves(slope: Any) -> Any:
 
     def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
         ball, y, form = _one(balls), ys[0], node.out_formats[0]
-        own = local(policy, form, y, 4, 4 if form.name == "double" else 1)
+        own = local(policy, form, y, *((4, 4) if form.name == "double" else (3, 1)))
         own = unless_zero(own, ball)
         far = ball.value.abs() > SAFE_ANGLE
         if bool(far.any()):
             own = own.masked_fill(far, 2.0)
         if ball.worst is None:
-            return answer(None, None, y, own)
+            return answer(None, None, y, own, COVERED)
         first = slope(ball.value).abs()
 
         def swing(e: Tensor) -> Tensor:
             return undecided_stays((first * e + e * e / 2).minimum(e).clamp(max=2.0).nan_to_num(nan=2.0), e)
 
-        return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, own)
+        return answer(swing(ball.worst), at_threshold(swing, ball.spread), y, own, COVERED)
 
     return rule
 
@@ -150,8 +155,8 @@ unary("Sin", torch.sin, error=_waves(torch.cos), safe=lambda x: x.abs() - SAFE_A
 unary("Cos", torch.cos, error=_waves(torch.sin), safe=lambda x: x.abs() - SAFE_ANGLE)
 unary("Tan", torch.tan, error=_tan_error, safe=lambda x: 0.05 - x.cos().abs())
 unary("Asin", torch.asin, error=monotone(10), safe=lambda x: x.abs() - 1)
-unary("Acos", torch.acos, error=monotone(10, 4), safe=lambda x: x.abs() - 1)  # pi/2 - asin near 1 is absolute
-unary("Atan", torch.atan, error=monotone(8))
+unary("Acos", torch.acos, error=monotone(6, 3), safe=lambda x: x.abs() - 1)  # pi/2 - asin near 1 is absolute
+unary("Atan", torch.atan, error=monotone(6))
 
 
 # classification --------------------------------------------------------------------------------------------------------

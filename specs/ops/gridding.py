@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import FLOATS
-from specs.numerics import INF, Ball, Policy, Radii, finite, gamma, settle, undecided, zeros_like
+from specs.numerics import INF, TYPICAL, Ball, Policy, Radii, finite, gamma, settle, undecided, zeros_like
 from specs.ops.interpolation import U, cubic_kernel, linear_kernel
 from specs.ops.shape import any_type
 from specs.program import Node
@@ -156,7 +156,7 @@ def _grid_sample_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
             continue
         if r is None or x.worst is not None or grid.worst is not None:  # else both radii are the same but for rounding
             r = _weighted_radius(node, image, e, positions, delta, y.double().reshape(shape), unit, which == 2)
-        own = weighted * (gamma(n, acc) + u) + eta * n if which == 1 else weighted * (math.sqrt(n) * acc + u) + eta
+        own = weighted * (gamma(n, acc) + u) + eta * n if which == 1 else weighted * (TYPICAL * (math.sqrt(n) * acc + u)) + eta
         total = r + own if which == 1 else (r.square() + own.square()).sqrt()
         result.append(settle(total.masked_fill(far, INF)).reshape(out))
     return [(result[0], result[1])]
@@ -267,7 +267,7 @@ def _affine_grid_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
 
     off = torch.full_like(base, 4 * u) * (torch.arange(n) < n - 1)
     shifted, total = through(off, theta.value.abs()), through(base, theta.value.abs())
-    worst, spread = total * (gamma(n + 2, acc) + u) + shifted + policy.eta(form), total * (math.sqrt(n) * acc + u) + shifted + policy.eta(form)
+    worst, spread = total * (gamma(n + 2, acc) + u) + shifted + policy.eta(form), total * (TYPICAL * (math.sqrt(n) * acc + u)) + shifted + policy.eta(form)
     if theta.worst is not None:
         worst = worst + through(base + off, finite(theta.worst))
         spread = (spread.square() + through(base.square(), finite(theta.spread).clamp(max=1e150).square())).sqrt()

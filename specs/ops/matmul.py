@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specs import Draw, Rule, op
-from specs.contraction import accumulated, multilinear
+from specs.contraction import accumulated, counted, multilinear
 from specs.formats import Format
 from specs.numerics import INF, Ball, Policy, Radii, exact_whole, finite, settle
 from specs.program import Node
@@ -79,7 +79,9 @@ def _gemm_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Seq
     """alpha and beta enter the magnitudes by their absolute values, and a half rounds them and what they scale."""
     form = node.out_formats[0]
     if form is None or not form.is_float:
-        return exact_whole(node, policy, balls, ys)
+        if not all(float(t).is_integer() for t in (node.alpha, node.beta)):
+            return exact_whole(node, policy, balls, ys)
+        return counted(lambda a, p, q, r=None: _scaled(a, p, q, r, abs(a.alpha), abs(a.beta)))(node, policy, balls, ys)
     alpha, beta = abs(node.alpha), abs(node.beta)
     x, y, c = (None if b is None else b.value.abs() for b in (*balls, None)[:3])
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from specs import Draw, Rule, op
-from specs.contraction import accumulated, drift, growth
+from specs.contraction import accumulated
 from specs.formats import BY_ONNX, FLOAT, Format
 from specs.moments import ATTRIBUTE, affine, narrowed, shaped, standardised
-from specs.numerics import INF, Ball, Policy, Radii, finite, settle
+from specs.numerics import COVERED, INF, Ball, Policy, Radii, finite, settle
 from specs.program import Node
 from specs.terms import known, prod
 
@@ -303,10 +303,10 @@ def _lrn_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequ
     passed, n = squares.sum(1, keepdim=True), x.shape[1] + node.size
     own = accumulated(policy, form, passed, n, extra=2)
     results = []
-    for which, grow in enumerate((growth(policy, form, n), drift(policy, form, n))):
+    for which in (0, 1):
         e = ball[1 + which]
-        off = own[which] * share + (abs(node.bias) + base.abs()) * (4 * u) + (base - node.bias).abs() * ATTRIBUTE
-        rounding = y.abs() * (u * (6 + 2 * abs(node.beta) * base.abs().log().abs()) + 0 * grow) + policy.eta(form)
+        off = own[which] * share + (abs(node.bias) + base.abs()) * (4 * u * (COVERED if which else 1)) + (base - node.bias).abs() * ATTRIBUTE
+        rounding = y.abs() * (u * (6 + 2 * abs(node.beta) * base.abs().log().abs()) * (COVERED if which else 1)) + policy.eta(form)
         if e is not None:
             e = finite(e).clamp(max=1e150)
             moved = (2 * x.abs() + e) * e

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from specs.contraction import linear
 from specs.draw import Draw
-from specs.numerics import EXACT, Ball, Policy, Radii, add, between, finite, gamma, linear, outputs, quadrature, settle
+from specs.numerics import EXACT, TYPICAL, Ball, Policy, Radii, add, between, finite, gamma, outputs, quadrature, settle
 from specs.operator import op
 from specs.ops.windows import ROOM, Axis, cut, overflow_safe, place, slide, symmetric, taps
 from specs.program import Node
@@ -237,7 +238,7 @@ def _norm_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Se
     off = powers + s * gamma(n + 2, u_acc) + n * eta
     if windowed and (passed := running(policy, node, axes, s)) is not None:
         off = off + passed
-    off_spread = powers + s * (math.sqrt(n) * u_acc) + eta
+    off_spread = (powers + s * (math.sqrt(n) * u_acc)) * TYPICAL + eta
     root = y * (u * (4 + 2 * torch.log(y.clamp(min=1e-300)).abs())) if p > 2 else y * (2 * u)
 
     def ends(d: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from specs import Draw, Rule, op
 from specs.program import Node
 from specs.rule import Operand
 from specs.terms import known
-from specs.tracked import Tracked, monotone, steady, traced
+from specs.tracked import CONSTANTS, Tracked, monotone, steady, traced
 
 Activation = Callable[[Any], Any]
 
@@ -36,11 +36,11 @@ def _activation(name: str, alpha: float, beta: float) -> Activation:
     if name == "thresholdedrelu":
         return lambda x: steady(x, lambda t: t.masked_fill(t < alpha, 0.0), 1.0, 0, 0, jump=lambda t, e: ((t - alpha).abs() <= e) * abs(alpha))
     table: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
-        "tanh": (torch.tanh, 10, 2),
-        "sigmoid": (torch.sigmoid, 6, 4),
+        "tanh": (torch.tanh, *CONSTANTS["tanh"]),
+        "sigmoid": (torch.sigmoid, *CONSTANTS["sigmoid"]),
         "relu": (torch.relu, 0, 0),
         "softsign": (F.softsign, 4, 0),
-        "softplus": (lambda t: t.clamp(min=0) + (-t.abs()).exp().log1p(), 8, 4),
+        "softplus": (lambda t: t.clamp(min=0) + (-t.abs()).exp().log1p(), *CONSTANTS["softplus"]),
         "affine": (lambda t: alpha * t + beta, 2, 2 * abs(beta)),
         "leakyrelu": (lambda t: _leaky(t, alpha), 1, 0),
         "elu": (lambda t: F.elu(t, alpha), 4, 4 * abs(alpha)),

@@ -12,7 +12,7 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.contraction import accumulated, growth, overflowing
 from specs.formats import FLOATS, UINT64, Format
-from specs.numerics import EXACT, INF, Ball, ErrorRule, Policy, Radii, between, both, exact_whole, finite, gamma, local, settle, undecidable
+from specs.numerics import COVERED, EXACT, INF, TYPICAL, Ball, ErrorRule, Policy, Radii, between, both, exact_whole, finite, gamma, local, settle, undecidable
 from specs.pointwise import as_float, nan_free, ordered, trunc_divide
 from specs.program import Node, wrap
 
@@ -177,7 +177,7 @@ def _sum_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y:
 
 def _mean_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
     total, n = o.sum(ball.value.abs()), max(1, o.n)
-    own = accumulated(policy, form, total / n, o.n, extra=2.5, total=total, y=y)
+    own = accumulated(policy, form, total / n, o.n, extra=2, total=total, y=y)
     return _joined(lambda e: o.sum(e) / n, ball, own, lambda e: o.sum(e.square()) / n**2)
 
 
@@ -273,8 +273,8 @@ def _l2_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: 
 
 def _log_sum_error(node: Node, policy: Policy, form: Format, ball: Ball, o: Over, y: Tensor) -> Radii:
     total = o.sum(ball.value)
-    inner = _sum_error(node, policy, form, ball, o, y)
-    own = local(policy, form, y, 6)
+    inner = _sum_error(node, policy, form, ball, o, total)
+    own = local(policy, form, y, 5)
 
     def swing(e: Tensor) -> Tensor:
         return between((total + e).log(), (total - e).log(), y)
@@ -296,7 +296,7 @@ def _log_sum_exp_error(node: Node, policy: Policy, form: Format, ball: Ball, o: 
     distance = (p * -shifted).masked_fill(p == 0, 0.0).sum(dims, keep)
     top = top.sum(dims, keep)  # of size 1 in every reduced dim
     own = (distance * 2 + y.abs() * 6 + top.abs() * 2 + 8) * u + policy.eta(form)
-    worst, spread = own + growth(policy, form, o.n), own + math.sqrt(o.n) * u
+    worst, spread = own + growth(policy, form, o.n), own * COVERED + TYPICAL * math.sqrt(o.n) * u
     if ball.worst is None:
         return worst, spread
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import DOUBLE, FLOAT, FLOAT16, FLOATS
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, finite, gamma, settle, undecidable, zeros_like
+from specs.numerics import EXACT, INF, TYPICAL, Ball, Policy, Radii, finite, gamma, settle, undecidable, zeros_like
 from specs.operator import meaning_only
 from specs.ops.interpolation import Axis, U, Way, along, beyond, interpolate, nearest, neighbours, plan, readings, saturated, weights
 from specs.ops.shape import any_type
@@ -107,7 +107,7 @@ def _resize_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: S
     if way.mode != "nearest" and axes and form is not None:
         u, acc, eta = (policy.u(form), policy.accumulation(form), policy.eta(form)) if form.is_float else (U, U, 0.0)
         radii[0] = radii[0] + size * (gamma(terms, acc) + u) + eta * terms
-        radii[1] = (radii[1].square() + (size * (math.sqrt(terms) * acc + u) + eta).square()).sqrt()
+        radii[1] = (radii[1].square() + (size * (TYPICAL * (math.sqrt(terms) * acc + u)) + eta).square()).sqrt()
     less, now, more = off
     if less is not None and now is not None and more is not None:
         value = float(node.extrapolation_value)

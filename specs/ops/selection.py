@@ -183,14 +183,31 @@ def _unique_strings(a: Node, x: np.ndarray) -> tuple[Any, ...]:
     return (words.astype(object)[y.numpy()], *rest)[: len(a.outputs)]
 
 
+def _slices_apart(x: Ball, axis: int) -> bool:
+    """Whether the lexicographic order of the slices is certain: neighbours are exactly equal up to elements that are certainly apart, or throughout."""
+    rows, e = (t.double().movedim(axis, 0).reshape(t.shape[axis], -1) for t in (x.value, x.worst))
+    if rows.shape[0] < 2 or not rows.shape[1]:
+        return True
+    order = torch.unique(rows, dim=0, return_inverse=True)[1].argsort(stable=True)
+    low, high = (rows - e)[order], (rows + e)[order]
+    same = (high[:-1] == low[1:]) & (low[:-1] == high[1:])
+    at = (~same).byte().argmax(1, keepdim=True)
+    apart = (high[:-1] < low[1:]).gather(1, at).squeeze(1)
+    return bool((apart | same.all(1)).all())
+
+
 def _unique_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     """Decided when all values are exact, or further apart than they are uncertain."""
     x = balls[0]
     assert x is not None
     if x.worst is None:
         return [EXACT] * len(ys)
-    if node.axis is not None or node.in_formats[0] is UINT64:
+    if node.in_formats[0] is UINT64:
         return _all_or_nothing(bool((x.worst == 0).all()), [EXACT] * len(ys), ys)
+    if node.axis is not None:
+        first = _unique_ordered(node, x.value)[1]
+        moved: list[Radii] = [(x.worst.index_select(node.axis, first), x.spread.index_select(node.axis, first))]
+        return _all_or_nothing(_slices_apart(x, node.axis), [*moved, EXACT, EXACT, EXACT][: len(ys)], ys)
     value, order = x.value.double().reshape(-1).sort()
     e = x.worst.reshape(-1)[order]
     reach = (value + e).cummax(0).values[:-1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.contraction import growth
 from specs.formats import Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, settle
+from specs.numerics import COVERED, EXACT, INF, TYPICAL, Ball, Policy, Radii, settle
 from specs.ops.scanning import WIDE, candidates
 from specs.program import Node
 
@@ -54,7 +54,7 @@ def softmax_radii(policy: Policy, form: Format, x: Tensor, ball: Ball, axis: int
     p = torch.softmax(x, axis)
     d = distances(x, p, axis)
     own = p * (d * (2 * u) + (p * d).sum(axis, keepdim=True) * (2 * u) + growth(policy, form, n) + 12 * u) + policy.eta(form)
-    rough = p * (d * (2 * u) + math.sqrt(n) * u + 4 * u) + policy.eta(form)
+    rough = p * ((d * (2 * COVERED) + (TYPICAL * math.sqrt(n) + 12 * COVERED)) * u) + policy.eta(form)
     if ball.worst is None:
         return settle(own.clamp(max=1.0)), settle(rough.clamp(max=1.0))
     e, s = ball.worst.clamp(max=FAR), ball.spread.clamp(max=FAR)
@@ -74,7 +74,7 @@ def log_softmax_radii(policy: Policy, form: Format, x: Tensor, ball: Ball, y: Te
     d = x.amax(axis, keepdim=True) - x
     shared = (p * d.masked_fill(p == 0, 0.0)).sum(axis, keepdim=True) * (2 * u) + 8 * u
     own = d * (2 * u) + y.abs() * (4 * u) + shared + policy.eta(form)
-    worst, spread = own + growth(policy, form, n), own + math.sqrt(n) * u
+    worst, spread = own + growth(policy, form, n), own * COVERED + TYPICAL * math.sqrt(n) * u
     if ball.worst is None:
         return settle(worst), settle(spread)
     e, s = ball.worst, ball.spread

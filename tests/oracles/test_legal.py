@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +20,7 @@ from oracles.plugin import find
 from oracles.rewriting import compiled
 from oracles.variants import variants
 from oracles.variants.orders import ORDERS
+from oracles.variants.products import winograd, winograd_radius
 from specs.operator import operators
 
 INFO = helper.make_tensor_value_info
@@ -47,6 +50,24 @@ def test_every_variant_computes_something_else_and_nothing_wrong(name: str) -> N
         if differs and judged >= 12:
             return
     assert judged and (differs or name == "operands-flipped"), f"{name}: the same bits in {judged} networks"
+
+
+def test_winograd_keeps_to_a_bound_of_its_own() -> None:
+    """Large neighbours that cancel in the window show in the tile: beyond the bound of a convolution, within that of the transform."""
+    node: Any = SimpleNamespace(group=1, strides=[1, 1], dilations=[1, 1], pads=[0, 1, 0, 1], auto_pad="NOTSET", ceil_mode=0)
+    run: Any = None
+    random, beyond = torch.Generator().manual_seed(1), False
+    for i in range(20):
+        x, w = torch.randn(2, 3, 4, 9, generator=random), torch.randn(4, 3, 2, 3, generator=random)
+        x[..., ::4] *= 1e4 * (i % 2)
+        bias = torch.randn(4, generator=random)
+        y = winograd(run, node, [x, w, bias])
+        exact = torch.nn.functional.conv2d(x.double(), w.double(), bias.double(), padding=(0, 1))
+        off = (y.double() - exact).abs()
+        assert bool((off <= winograd_radius(node, [x, w, bias], 2.0**-24)).all())
+        size = torch.nn.functional.conv2d(x.double().abs(), w.double().abs(), bias.double().abs(), padding=(0, 1))
+        beyond |= bool((off > size * 20 * 2.0**-24).any())
+    assert beyond
 
 
 @pytest.mark.parametrize("order", ORDERS)

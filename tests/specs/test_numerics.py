@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from specs import numerics
-from specs.contraction import multilinear
+from specs.contraction import counted, linear, multilinear, summed
 from specs.formats import BFLOAT16, DOUBLE, FLOAT, FLOAT16, INT32, Format
-from specs.numerics import EXACT, INF, LOOSEST, STRICT, Ball, ErrorRule, Policy
+from specs.numerics import EXACT, INF, LOOSEST, STRICT, Ball, ErrorRule, Policy, Sure
 
 SHAPE = (3, 4)
 values = arrays.arrays(np.float64, SHAPE, elements=st.floats(-8, 8, width=32).map(lambda v: v if abs(v) > 1e-6 else 0.0)).map(torch.from_numpy)
@@ -160,19 +160,19 @@ def test_linear_in_both_operands(x: Tensor, w: Tensor, e: Tensor, f: Tensor, d: 
     def product(a: Any, p: Tensor, q: Tensor) -> Tensor:
         return p @ q.T
 
-    check_moved(numerics.linear(lambda a, v: 4), product, [x, w], [e, f], [d, g])
+    check_moved(linear(lambda a, v: 4), product, [x, w], [e, f], [d, g])
     check_moved(multilinear(lambda a, v: 4), product, [x, w], [e, f], [d, g])
 
 
 @given(values, values, radii, radii, steps)
 def test_linear_with_a_bias(x: Tensor, w: Tensor, e: Tensor, f: Tensor, d: Tensor) -> None:
     b, c = x[0, :3], e[0, :3]
-    check_moved(numerics.linear(lambda a, v: 5, bias=2), lambda a, p, q, r: p @ q.T + r, [x, w, b], [e, f, c], [d, -d, d[0, :3]])
+    check_moved(linear(lambda a, v: 5, bias=2), lambda a, p, q, r: p @ q.T + r, [x, w, b], [e, f, c], [d, -d, d[0, :3]])
 
 
 @given(values, radii, steps)
 def test_linear_without_weights(x: Tensor, e: Tensor, d: Tensor) -> None:
-    check_moved(numerics.linear(lambda a, v: 4, weights=()), lambda a, t: t.mean(1), [x], [e], [d])
+    check_moved(linear(lambda a, v: 4, weights=()), lambda a, t: t.mean(1), [x], [e], [d])
 
 
 # rules that add a rounding -----------------------------------------------------------------------------------------------
@@ -185,10 +185,44 @@ def test_a_sum_in_any_order_and_in_the_format_itself_is_inside(x: Tensor, w: Ten
     for k in order:
         total = total + (p[:, k, None].to(form.torch) * q[None, :, k].to(form.torch))
     n, y = node(lambda a, s, t: s @ t.T, form), p @ q.T
-    for rule in (numerics.linear(lambda a, v: 4), multilinear(lambda a, v: 4)):
+    for rule in (linear(lambda a, v: 4), multilinear(lambda a, v: 4)):
         ((worst, spread),) = rule(n, LOOSEST, [ball(p), ball(q)], [y])
         contains(worst, y, total)
         assert bool((spread <= worst * (1 + 1e-9)).all())
+
+
+@given(arrays.arrays(np.float64, (40,), elements=st.floats(-8, 8, width=32)).map(torch.from_numpy), formats, st.randoms(use_true_random=False))
+def test_partial_sums_bound_every_order(x: Tensor, form: Format, random: Any) -> None:
+    """Terms joined two by two in any order, every sum rounded: within (n - 1) u of the larger of the positive and the negative part."""
+    terms = [t.to(form.torch) for t in x]
+    kept = torch.stack(terms).double()
+    while len(terms) > 1:
+        a, b = (terms.pop(random.randrange(len(terms))) for _ in range(2))
+        terms.append(a + b)
+    y = kept.sum()
+    worst, spread = summed(LOOSEST, form, 40, kept.abs().sum(), y, 0.0)
+    contains(worst, y, terms[0])
+    assert float(spread) <= float(worst) * (1 + 1e-9)
+    if form is FLOAT:
+        assert float(worst) <= 1.001 * 39 * form.u * float(kept.abs().sum() + y.abs()) / 2 + 1e-37
+
+
+@given(values, radii)
+def test_ends_at_once_and_one_by_one_are_the_same(x: Tensor, e: Tensor) -> None:
+    """The short way for balls without anything undecided gives the radii of the long one."""
+    f, y = torch.atan, torch.atan(x)
+    slow, fast = (numerics.swings(f, kind(x, e, e / 4), y) for kind in (Ball, Sure))
+    assert all(torch.allclose(a, b, rtol=1e-12, atol=0) for a, b in zip(slow, fast, strict=True))
+
+
+def test_integer_products_are_undecided_where_they_meet_what_is() -> None:
+    x, w = torch.tensor([[1, 2], [3, 4]], dtype=torch.int32), torch.tensor([[5], [0]], dtype=torch.int32)
+    e = torch.tensor([[0.0, INF], [0.0, 1.0]], dtype=torch.float64)
+    rule = counted(lambda a, p, q: p @ q)
+    ((worst, _),) = rule(node(lambda a, p, q: p @ q, INT32), LOOSEST, [ball(x, e.masked_fill(e == INF, 2.0)), ball(w)], [x @ w])
+    assert worst.tolist() == [[0], [0]], "what is multiplied by an exact zero does not count"
+    ((worst, _),) = rule(node(lambda a, p, q: p @ q, INT32), LOOSEST, [ball(x), ball(w, torch.tensor([[2.0], [INF]]).double())], [x @ w])
+    assert worst.tolist() == [[INF], [INF]]
 
 
 @given(values, formats)
