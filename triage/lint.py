@@ -14,6 +14,7 @@ import onnx
 
 from triage import filed
 from triage.finding import Finding
+from triage.known import match
 from triage.replay import Replayed
 
 REPEATS = 5
@@ -93,10 +94,10 @@ def reduced(plan: Plan) -> str:
 @rule
 def unknown(plan: Plan) -> str:
     """Nobody has said it before."""
-    known = plan.finding.known
-    if known is None or not known.reference.startswith("http"):
-        return ""
-    return f"It is known: {known.title} ({known.reference}, {known.status})."
+    f = plan.finding
+    now = match(f.cause, f.case.model, f.verdict.message, f.environment.get(f.verdict.backend, ""))  # the catalogue may know more by now
+    known = next((k for k in (now, f.known) if k is not None and k.reference.startswith("http")), None)
+    return f"It is known: {known.title} ({known.reference}, {known.status})." if known is not None else ""
 
 
 @rule

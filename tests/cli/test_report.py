@@ -13,7 +13,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from tests.cli.conftest import transcript
 from tests.command import fuzz
-from tests.triage.test_finding import RELU_CLIP, found
+from tests.triage.test_finding import RELU_CLIP, found, wrong
 from triage.write import write_finding
 
 pytestmark = pytest.mark.backends
@@ -80,6 +80,16 @@ def test_replay_of_all_and_in_another_environment(run: Path) -> None:
     assert there.returncode == 1 and (about["status"], about["version"]) == ("STILL", about["found_in"])
     nowhere = fuzz("replay", "--out", run, "--python", "no/such/env", cwd=run)
     assert nowhere.returncode == 2 and "neither a virtual environment" in nowhere.stderr
+
+
+def test_reports_of_what_is_fixed_may_be_closed(tmp_path: Path) -> None:
+    finding = wrong(RELU_CLIP, "onnxruntime", "off")  # claims a value that ONNX Runtime does not give
+    write_finding(tmp_path / "findings", finding)
+    noted = fuzz("report", tmp_path, "--filed", "https://example.org/issues/1", cwd=tmp_path)
+    assert noted.returncode == 0 and "1 of 15 reports" in noted.stdout
+    done = fuzz("replay", "--out", tmp_path, "--repeat", "1", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("FIXED") and "may be closed: https://example.org/issues/1" in done.stdout
+    assert json.loads((tmp_path / "filed.json").read_text())[0]["state"] == "fixed"
 
 
 def test_triage_dates_and_writes_reports(run: Path) -> None:

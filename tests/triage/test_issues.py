@@ -14,6 +14,7 @@ from syrupy.assertion import SnapshotAssertion
 from oracles.records import Case, Outcome, Verdict
 from specs.rule import UsageError
 from tests.triage.made import KNOWN, made
+from tests.triage.test_finding import RELU_CLIP
 from triage import filed
 from triage.cause import Cause
 from triage.finding import Finding
@@ -147,6 +148,12 @@ def test_what_only_looks_like_a_fault_passes() -> None:
     assert faults(plan(made(case=large(5), original=large(8)))) == {}
     assert faults(plan(made("inductor", v_got=0.5000001, v_bound=1e-9), project="apache/tvm")) == {}
     assert faults(plan(made(verdict="broken"))) == {}
+
+
+def test_the_catalogue_of_today_counts() -> None:
+    """A finding stored before its issue became known."""
+    old = made(verdict="broken", v_message="Fail: relu_clip_fusion.cc: Unexpected data type for Clip 'min' input of 11", case=RELU_CLIP)
+    assert old.known is None and "issues/24158" in faults(plan(replace(old, cause=replace(old.cause, ops=("Clip",), dtype="double"))))["unknown"]
 
 
 def test_the_budget_of_open_reports(tmp_path: Path) -> None:
