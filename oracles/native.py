@@ -215,20 +215,16 @@ class Native:
         return None if code else rooms.results()
 
     def timed(
-        self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], types: Any = None, regime: Regime = PLAIN
+        self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], types: Any = None
     ) -> Callable[[], int]:
         """The bare call, to be timed: tensors are placed once, nothing is examined."""
-        rooms, call = self._bound(attrs, inputs, outputs, regime, types)
+        rooms, call = self._bound(attrs, inputs, outputs, PLAIN, types)
         entry, pointer = self.entry, ctypes.pointer(call)
 
         def again(keep: Any = rooms) -> int:
             return entry(pointer)
 
         return again
-
-    def scratch_bytes(self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], regime: Regime = PLAIN) -> int:
-        """The workspace that such a call asks for."""
-        return self._bound(attrs, inputs, outputs, regime, None)[1].workspace_bytes
 
     def _bound(self, attrs: Any, inputs: Any, outputs: Any, regime: Regime, types: Any) -> tuple[Rooms, _Call]:
         rooms = Rooms(inputs, outputs, regime, self.kernel.aligned, self.kernel.strided)
