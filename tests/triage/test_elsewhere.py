@@ -57,6 +57,17 @@ def test_every_type_comes_through(type: str) -> None:
     assert outcome.outputs is not None and same(outcome.outputs["y"], values)
 
 
+@pytest.mark.backends
+def test_sizes_that_run_first_come_first_there_too() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[N] x) => (float[N] y) { y = Neg(x) }'
+    sizes = [np.arange(n, dtype=np.float32) for n in (2, 5, 3)]
+    case = Case(parser.parse_model(text).SerializeToString(), {"x": sizes[2]}, {}, ({"x": sizes[0]}, {"x": sizes[1]}))
+    target = [Target("onnxruntime", ("off",))]
+    (ours,), (theirs,) = run(case, target), Elsewhere(HERE)(case, target)
+    assert [b["y"].tolist() for b in theirs.before] == [[-0.0, -1.0], [-0.0, -1.0, -2.0, -3.0, -4.0]] == [b["y"].tolist() for b in ours.before]
+    assert theirs.outputs is not None and ours.outputs is not None and same(theirs.outputs["y"], ours.outputs["y"])
+
+
 def _code(name: str) -> int:
     return onnx.TensorProto.DataType.Value(name.upper())
 
