@@ -1,4 +1,4 @@
-"""Who is asked, and what is true: backends in isolated workers, verdicts against float64. Public door: `backend`, `run`, `judge`.
+"""Who is asked, and what is true: backends in isolated workers, verdicts against float64. Public door: `backend`, `kernel`, `run`, `judge`.
 
 Names load on first use, so that importing this package imports no compiler.
 """
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oracles.judge import judge
+    from oracles.kernel import kernel
     from oracles.plugin import backend
     from oracles.pool import run
     from oracles.records import Case, Outcome, Verdict
 
-_HOME = {"backend": "plugin", "run": "pool", "judge": "judge", "Case": "records", "Outcome": "records", "Verdict": "records"}
+_HOME = {"backend": "plugin", "kernel": "kernel", "run": "pool", "judge": "judge", "Case": "records", "Outcome": "records", "Verdict": "records"}
 
 
 def __getattr__(name: str) -> Any:
@@ -36,4 +37,4 @@ class _Door(ModuleType):
 
 sys.modules[__name__].__class__ = _Door
 
-__all__ = ["Case", "Outcome", "Verdict", "backend", "judge", "run"]
+__all__ = ["Case", "Outcome", "Verdict", "backend", "judge", "kernel", "run"]

@@ -6,9 +6,11 @@ kernel in the copy: shipped declarations and sources, modules on the path, and t
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "FUZZ_BEFORE"
 NAME = "before"
@@ -25,18 +27,18 @@ def moved(path: Path, folder: Path, root: Path) -> Path:
 def _move() -> None:
     """Point this process at the copy. Only in a worker: nothing of the kernels has been imported there yet."""
     folder, root = map(Path, os.environ[VARIABLE].split(os.pathsep))
-    import oracles.kernel
     import oracles.kernels
 
+    registry: Any = importlib.import_module("oracles.kernel")  # `oracles.kernel` itself is the decorator
     shipped = [moved(Path(p), folder, root) for p in oracles.kernels.__path__]
     oracles.kernels.__path__[:] = [str(p) for p in shipped]
-    sources = moved(oracles.kernel.SOURCES, folder, root)
+    sources = moved(registry.SOURCES, folder, root)
     if sources.is_dir():
-        oracles.kernel.SOURCES = sources
+        registry.SOURCES = sources
     here = Path(oracles.__path__[0]).parent
     sys.path[:] = [p if Path(p or ".").resolve() == here else str(moved(Path(p or "."), folder, root)) for p in sys.path]
-    told = [t for t in os.environ.get(oracles.kernel.VARIABLE, "").split(os.pathsep) if t]
-    os.environ[oracles.kernel.VARIABLE] = os.pathsep.join(str(moved(Path(t), folder, root)) if t.endswith(".py") else t for t in told)
+    told = [t for t in os.environ.get(registry.VARIABLE, "").split(os.pathsep) if t]
+    os.environ[registry.VARIABLE] = os.pathsep.join(str(moved(Path(t), folder, root)) if t.endswith(".py") else t for t in told)
     at = moved(Path.cwd(), folder, root)
     if at.is_dir():
         os.chdir(at)

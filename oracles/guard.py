@@ -103,16 +103,12 @@ class Room:
         return self._whole[self._before : self._behind]
 
     def strays(self) -> str:
-        """'8 bytes past the end' when something around the tensor was written to; else empty."""
+        """'to byte 8 past the end' when something around the tensor was written to; else empty."""
         behind = np.flatnonzero(self._whole[self._behind :] != CANARY)
         before = np.flatnonzero(self._whole[: self._before] != CANARY)
         if behind.size:
-            far = int(behind[-1]) + 1
-            return f"{far} byte{'s' * (far > 1)} past the end"
-        if before.size:
-            far = self._before - int(before[0])
-            return f"{far} byte{'s' * (far > 1)} before the start"
-        return ""
+            return f"to byte {int(behind[-1]) + 1} past the end"
+        return f"to byte {self._before - int(before[0])} before the start" if before.size else ""
 
 
 @dataclass

@@ -45,6 +45,7 @@ def register() -> None:
         strict=strict,
         warm=warm,
         requires=["torch"],
+        distribution="onnx-assay",
         unsupported=UNSUPPORTED,
         switches=switches,
     )(kernels)

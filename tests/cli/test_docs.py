@@ -59,6 +59,7 @@ def test_the_operator_shown_is_the_one_in_the_repository() -> None:
         assert (ROOT / path).exists(), path
 
 
+RELU = "fine (float[11] x) => (float[11] y) { y = Relu(x) }"
 ACME = """
 import onnx
 import onnx.reference
@@ -100,3 +101,19 @@ def test_the_backend_shown_works_as_a_plugin(tmp_path: Path, monkeypatch: pytest
     done = fuzz("check", "fine.onnx", "--backends", "acme", "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
     assert [(v["setting"], v["verdict"]) for v in json.loads(done.stdout)["verdicts"]] == [("O0", "ok"), ("O2", "broken")]
+
+
+@pytest.mark.slow
+def test_the_kernel_shown_works(tmp_path: Path) -> None:
+    """In a project with the three files as printed."""
+    (tmp_path / "wide_relu.py").write_text(snippets(CONTRIBUTING, "python")[2])
+    (tmp_path / "wide_relu.cpp").write_text(snippets(CONTRIBUTING, "cpp")[0])
+    (tmp_path / "pyproject.toml").write_text(snippets(CONTRIBUTING, "toml")[1])
+    save(tmp_path / "fine.onnx", RELU)
+    listed = {r["name"]: r for r in json.loads(fuzz("backends", "kernels", "--json", cwd=tmp_path).stdout)}
+    assert listed["wide-relu"]["title"] == "max(x, 0), eight at a time." and not listed["wide-relu"]["problem"]
+    done = fuzz("check", "fine.onnx", "--backends", "kernels:off+wide-relu+wide-relu!tail", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = {v["setting"]: (v["verdict"], v["message"]) for v in json.loads(done.stdout)["verdicts"]}
+    assert found["off"][0] == found["wide-relu"][0] == "ok"
+    assert found["wide-relu!tail"] == ("broken", "KernelFault: kernel wide-relu at Relu: did not write 3 of the 11 elements of output 0, the first at [8]")
