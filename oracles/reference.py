@@ -51,7 +51,7 @@ def _watched(y: Any, worst: Any, spread: Any, form: Format | None) -> Any:
     if not isinstance(y, torch.Tensor) or form is None or not form.is_float or not y.numel():
         if worst is not None and isinstance(y, torch.Tensor) and not bool(worst.any()):  # as sure as if it had never been in doubt
             return Ball(y)
-        return Ball(y, worst, spread)
+        return Ball(y, worst, worst if spread is None else spread)
     if worst is None:
         if y.abs().amax().item() <= form.largest:
             return Ball(y)

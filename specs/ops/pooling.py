@@ -110,7 +110,8 @@ def _max_pool_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys
         return far if bool(far.any()) else None
 
     worst = radius(ball.worst)
-    return [values, EXACT if worst is None else (worst, radius(ball.spread) if ball.worst is not None else worst)]
+    rough = worst if ball.worst is None else radius(ball.spread)
+    return [values, EXACT if worst is None else (worst, worst if rough is None else rough)]
 
 
 @op("MaxPool", meaning=_max_pool, error=_max_pool_error)
