@@ -170,7 +170,7 @@ def soft_nms(net: Any) -> Any:
 
     def body(net: Any, boxes: Any, scores: Any) -> Any:
         decay = _decays(net, boxes, method, sigma, overlap)
-        zero, taken = net.const(0.0), net.const([-1e30])
+        zero, taken = net.const(0.0), net.const([-scores.format.largest / 4])
         chosen = list[Any]()
         for _ in range(n):
             best = net("ArgMax", scores, axis=0, keepdims=1)

@@ -158,7 +158,7 @@ def long_convolution(net: Any) -> Any:
     pads = [k // 2 for k in kernel] * 2 if centred else [k - 1 for k in kernel] + [0] * rank
     x = net.input(n, c, *space)
     if net.flag(0.3):
-        loud = 2.0 ** (12.0 * np.arange(c)).clip(max=36).reshape(1, c, *[1] * rank)
+        loud = 2.0 ** (12.0 * np.arange(c)).clip(max=36 if x.format.bits > 16 else 6).reshape(1, c, *[1] * rank)
         x = mul(net, x, net.const(loud))
     bias = net.weight(makes) if net.flag() else None
     return net("Conv", x, net.weight(makes, c // group, *kernel), bias, kernel_shape=kernel, group=group, pads=pads)
