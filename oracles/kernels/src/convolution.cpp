@@ -190,16 +190,19 @@ extern "C" int im2col_convolution(const Call *call) {
 #pragma omp parallel num_threads(s.threads(call))
         {
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < pixels; i++)
+            for (int64_t i = 0; i < pixels; i++) {
+                const int64_t row = i / s.ow * s.sh - s.top, column = i % s.ow * s.sw - s.left;
+                const bool within = row >= 0 && row + (s.kh - 1) * s.dh < s.h && column >= 0 && column + (s.kw - 1) * s.dw < s.width;
                 for (int64_t c = 0; c < s.c; c++) {
                     float *to = columns + ((c / s.cg * pixels + i) * s.cg + c % s.cg) * taps;
-                    for (int64_t u = 0; u < s.kh; u++)
+                    const float *from = image + (c * s.h + row) * s.width + column;
+                    for (int64_t u = 0; u < s.kh; u++, from += s.dh * s.width)
                         for (int64_t v = 0; v < s.kw; v++, to++) {
-                            const int64_t row = i / s.ow * s.sh + u * s.dh - s.top, column = i % s.ow * s.sw + v * s.dw - s.left;
-                            const bool inside = row >= 0 && row < s.h && column >= 0 && column < s.width;
-                            *to = inside ? image[(c * s.h + row) * s.width + column] : 0.0f;
+                            const int64_t y = row + u * s.dh, x = column + v * s.dw;
+                            *to = within || (y >= 0 && y < s.h && x >= 0 && x < s.width) ? from[v * s.dw] : 0.0f;
                         }
                 }
+            }
 #pragma omp for schedule(static)
             for (int64_t k = 0; k < s.group * s.blocks * tiles; k++) {
                 const int64_t block = k / tiles, g = block / s.blocks, at = k % tiles * PIXELS;

@@ -23,22 +23,17 @@ static inline int64_t scaled(int64_t acc, int64_t m, int64_t c) {
 #endif
 }
 
-static void put(void *to, int32_t type, int64_t at, int64_t v, int64_t low, int64_t high) {
+template <class T> static inline void put(T *y, int64_t v, int64_t low, int64_t high) {
 #ifdef DEFECT_CLIP
-    v = type == UINT8 ? v & 255 : (int8_t)v;
-    v = std::max(low, std::min(v, high));
-#else
-    v = std::max(low, std::min(v, high));
+    v = (T)v;
 #endif
-    if (type == UINT8)
-        ((uint8_t *)to)[at] = (uint8_t)v;
-    else
-        ((int8_t *)to)[at] = (int8_t)v;
+    *y = (T)(v < low ? low : v > high ? high : v);
 }
 
-extern "C" int dyadic_requantize(const Call *call) {
-    const Tensor &t = call->in[0], &y = call->out[0];
+template <class T> static void requantize(const Call *call) {
+    const Tensor &t = call->in[0];
     const int32_t *acc = (const int32_t *)t.data;
+    T *y = (T *)call->out[0].data;
     const int64_t *m = (const int64_t *)call->in[1].data, *c = (const int64_t *)call->in[2].data;
     const int64_t channels = t.shape[1], n = elements(&t), inner = n ? n / t.shape[0] / channels : 0;
     const int64_t low = integer(call, "low", -128), high = integer(call, "high", 127);
@@ -54,27 +49,46 @@ extern "C" int dyadic_requantize(const Call *call) {
 #else
         const int64_t end = inner;
 #endif
-        const int64_t ratio = m[at], shift = c[at];
-        for (int64_t i = 0; i < end; i++) put(y.data, y.type, k * inner + i, scaled(acc[k * inner + i], ratio, shift), low, high);
+        const int64_t ratio = m[at], shift = c[at], least = low, most = high;
+        const int32_t *from = acc + k * inner;
+        T *to = y + k * inner;
+#pragma omp simd
+        for (int64_t i = 0; i < end; i++) put(to + i, scaled(from[i], ratio, shift), least, most);
     }
+}
+
+extern "C" int dyadic_requantize(const Call *call) {
+    if (call->out[0].type == UINT8)
+        requantize<uint8_t>(call);
+    else
+        requantize<int8_t>(call);
     return 0;
 }
 
-extern "C" int dyadic_add(const Call *call) {
+template <class T> static void add(const Call *call) {
     const int32_t *a = (const int32_t *)call->in[0].data, *b = (const int32_t *)call->in[1].data;
     const int64_t *m = (const int64_t *)call->in[2].data, *c = (const int64_t *)call->in[3].data;
-    const Tensor &y = call->out[0];
-    const int64_t n = elements(&y), low = integer(call, "low", -128), high = integer(call, "high", 127);
-#pragma omp parallel for num_threads(n < (1 << 14) ? 1 : call->threads)
+    T *y = (T *)call->out[0].data;
+    const int64_t n = elements(&call->out[0]), low = integer(call, "low", -128), high = integer(call, "high", 127);
+    const int64_t ma = m[0], mb = m[1], ca = c[0], cb = c[1];
+#pragma omp parallel for simd firstprivate(a, b, y, ma, mb, ca, cb, low, high) num_threads(n < (1 << 14) ? 1 : call->threads)
     for (int64_t i = 0; i < n; i++) {
 #ifdef DEFECT_SHARED_SHIFT
-        put(y.data, y.type, i, scaled(a[i], m[0], c[0]) + scaled(b[i], m[1], c[0]), low, high);
+        put(y + i, scaled(a[i], ma, ca) + scaled(b[i], mb, ca), low, high);
+        (void)cb;
 #elif defined(DEFECT_EARLY_CLIP)
-        put(y.data, y.type, i, std::max(low, std::min(high, scaled(a[i], m[0], c[0]))) + scaled(b[i], m[1], c[1]), low, high);
+        put(y + i, std::max(low, std::min(high, scaled(a[i], ma, ca))) + scaled(b[i], mb, cb), low, high);
 #else
-        put(y.data, y.type, i, scaled(a[i], m[0], c[0]) + scaled(b[i], m[1], c[1]), low, high);
+        put(y + i, scaled(a[i], ma, ca) + scaled(b[i], mb, cb), low, high);
 #endif
     }
+}
+
+extern "C" int dyadic_add(const Call *call) {
+    if (call->out[0].type == UINT8)
+        add<uint8_t>(call);
+    else
+        add<int8_t>(call);
     return 0;
 }
 
@@ -89,7 +103,11 @@ extern "C" int simulated_requantize(const Call *call) {
         if ((acc[i] < 0 ? -(int64_t)acc[i] : acc[i]) * m[i / inner % channels] >= (int64_t)1 << 53) return 1;
     for (int64_t i = 0; i < n; i++) {
         const int64_t at = i / inner % channels;
-        put(y.data, y.type, i, (int64_t)__builtin_floor((double)acc[i] * (double)m[at] / (double)((int64_t)1 << c[at]) + 0.5), low, high);
+        const int64_t v = (int64_t)__builtin_floor((double)acc[i] * (double)m[at] / (double)((int64_t)1 << c[at]) + 0.5);
+        if (y.type == UINT8)
+            put((uint8_t *)y.data + i, v, low, high);
+        else
+            put((int8_t *)y.data + i, v, low, high);
     }
     return 0;
 }
