@@ -45,8 +45,8 @@ def blame(
     if bare.status != "ok" or shows(bare):
         if (bare.status, bare.message) == (whole.status, whole.message):
             return ()  # the same with everything off
-        # Some cannot all be off together: perhaps one of them alone is the cure.
-        return next(((name,) for name in names if not late() and cured((name,))), ())
+        # Some cannot all be off together: perhaps one of them alone is the cure. The first ones only prepare the ground for others.
+        return next(((name,) for name in reversed(names) if not late() and cured((name,))), ())
     guilty, step = list(names), max(1, len(names) // 2)
     while len(guilty) > 1:
         for start in range(0, len(guilty), step):

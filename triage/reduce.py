@@ -110,7 +110,7 @@ def first(f: Step) -> Step:
 
 def steps() -> dict[str, Step]:
     """All steps by name."""
-    for name in ("reduce_graph", "reduce_bodies", "reduce_values", "reduce_types"):
+    for name in ("reduce_bodies", "reduce_graph", "reduce_values", "reduce_types"):
         importlib.import_module(f"triage.{name}")
     return dict(_steps)
 

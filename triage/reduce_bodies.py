@@ -16,7 +16,7 @@ from triage.reduce import step
 def body_alone(draft: Draft) -> Iterator[Draft | None]:
     """The body of a Loop or Scan as the whole model, on what it is given the first time."""
     for node in draft.nodes:
-        if node.op_type in ("Loop", "Scan") and draft.values:
+        if node.op_type in ("Loop", "Scan"):
             body = next(a.g for a in node.attribute if a.name == "body")
             first = _loop(draft, node) if node.op_type == "Loop" else _scan(draft, node, len(body.input))
             if first is not None and len(first) >= len(body.input):

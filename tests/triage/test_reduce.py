@@ -161,3 +161,44 @@ def test_a_suspicion_is_reduced_before_it_is_confirmed() -> None:
     assert [n.op_type for n in onnx.load_from_string(small.model).graph.node] == ["Relu", "Clip"]
     assert again.verdict == "broken" and [o.setting for o in settings] == ["off", "all"]
     assert reduced(Case(small.model, small.inputs), replace(again, verdict="wrong"), settings, run)[0].id == small.id
+
+
+def test_types_and_opsets_become_common() -> None:
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (double[2] x) => (double[2] y) <double w = {2}> { s = Sin(x) y = Mul(s, w) }'
+    case = Case(parser.parse_model(text).SerializeToString(), {"x": np.ones(2)})
+    proto = onnx.load_from_string(reduce(case, has("Sin", "Mul")).case.model)
+    assert proto.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert proto.opset_import[0].version == 14 and proto.ir_version == 8  # Mul was last changed in 14
+
+
+def test_bodies_of_loops_are_opened() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[2] x, int64 n, bool c) => (float[2] y) <float[2] k = {1, 2}> {
+        a = Neg(x)
+        y = Loop(n, c, a) <body = b (int64 i, bool p, float[2] u) => (bool q, float[2] v) { q = Identity(p) t = Sin(u) v = Mul(t, k) }>
+    }"""
+    case = Case(parser.parse_model(text).SerializeToString(), {"x": np.ones(2, np.float32), "n": np.array(3), "c": np.array(True)})
+    assert ops(reduce(case, has("Sin", "Mul"))) == ["Sin", "Mul"]
+
+
+def test_sizes_stop_at_the_edge_that_matters() -> None:
+    case = model("y = Relu(x)", "float[4,40] x", "float[4,40] y")
+
+    def wide(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
+        return all(a.ndim and a.shape[-1] > 16 for a in inputs.values()) and bool(inputs)
+
+    assert [a.shape[-1] for a in reduce(case, wide).case.inputs.values()] == [17]
+
+
+def test_several_at_once_end_in_the_same_case() -> None:
+    assert reduce(LONG, has("Mul", "Tanh"), together=3).case.id == reduce(LONG, has("Mul", "Tanh")).case.id
+
+
+def test_it_can_be_stopped_and_remembers_what_it_asked() -> None:
+    asked = dict[bytes, bool]()
+    stopped = reduce(LONG, has("Mul", "Tanh"), asked=asked, stop=lambda: len(asked) > 4)
+    assert not stopped.finished and has("Mul", "Tanh")(onnx.load_from_string(stopped.case.model), stopped.case.inputs)
+    before = len(asked)
+    again = reduce(LONG, has("Mul", "Tanh"), asked=asked)
+    assert ops(again) == ["Mul", "Tanh"] and again.probes <= len(asked) - before
+    assert again.probes < reduce(LONG, has("Mul", "Tanh")).probes
