@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from specs.blocks.kernels_spatial import any_size
 from specs.blocks.layers import concat, mul, reduce, reshape, softmax, split, transpose
 from specs.blocks.parts import attention, scale, sub, total
 from specs.formats import INT64
@@ -23,9 +24,9 @@ from specs.net import block, need
 )
 def selective_scan(net: Any) -> Any:
     """h = exp(delta A) h + delta u B, y = C h + D u, unrolled over the tokens; A is negative."""
-    batch, length = net.int(1, 2), net.pick((8, 17, 1, 9, 24, 33, 2))
-    channels, states = net.pick((4, 17, 1, 8, 19, 3)), net.pick((4, 1, 3, 8))
-    need(batch * length * channels * states <= 4096, "selective scan: too many states")
+    batch, length = net.int(1, 2), any_size(net, (8, 17, 1, 9, 24, 33, 2), 40)
+    channels, states = any_size(net, (4, 17, 1, 8, 19, 3), 36), any_size(net, (4, 1, 3, 8), 16)
+    need(batch * length * channels * states <= 8192, "selective scan: too many states")
     positive, skipped = net.flag(), net.flag()
     u, b, c = net.input(batch, length, channels), net.input(batch, length, states), net.input(batch, length, states)
     delta = net.input(batch, length, channels)
@@ -81,10 +82,11 @@ def window(length: int, k: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 )
 def neighbourhood_attention(net: Any) -> Any:
     """Attention of every position to its nearest neighbours of the same residue class, with a table of relative biases or without."""
-    rank, k, d = net.pick((2, 1)), net.pick((3, 5, 1)), net.pick((1, 2, 3))
-    space = [net.pick((7, 6, 9, 11, 5) if rank == 2 else (16, 9, 31, 17, 12)) for _ in range(rank)]
-    need(all(k * d <= m for m in space), "neighbourhood attention: window times dilation is larger than the map")
-    n, heads, size, wide = net.int(1, 2), net.int(1, 2), net.pick((4, 8, 5, 1, 7)), net.pick((4, 3, 8))
+    rank = net.pick((2, 1))
+    space = [net.pick((7, 6, 9, 11, 5)) if rank == 2 else any_size(net, (16, 9, 31, 17, 12), 40) for _ in range(rank)]
+    k = net.pick([k for k in (3, 5, 1) if k <= min(space)])
+    d = net.pick([d for d in (1, 2, 3) if k * d <= min(space)])
+    n, heads, size, wide = net.int(1, 2), net.int(1, 2), any_size(net, (4, 8, 5, 1, 7), 24), any_size(net, (4, 3, 8), 20)
     q, key, v = net.input(n, heads, *space, size), net.input(n, heads, *space, size), net.input(n, heads, *space, wide)
     bias = net.weight(heads, *[2 * k - 1] * rank) if net.flag() else None
     if net.flag(0.3):
@@ -126,7 +128,8 @@ def long_attention(net: Any) -> Any:
     Written out before opset 23, and then without a mask: a row without any key is 0 in the operator only.
     """
     batch, shared, heads = net.int(1, 2), net.pick((1, 2, 3)), net.int(1, 2)
-    queries, keys, size, wide = net.pick((16, 5, 17, 1, 33)), net.pick((40, 17, 64, 1, 65, 31, 130)), net.pick((4, 8, 5, 16)), net.pick((4, 8, 5, 17))
+    queries, keys = any_size(net, (16, 5, 17, 1, 33), 80), any_size(net, (40, 17, 64, 1, 65, 31, 130), 140)
+    size, wide = any_size(net, (4, 8, 5, 16), 24), any_size(net, (4, 8, 5, 17), 40)
     shared = shared if net.opset >= 23 else 1
     q, k, v = net.input(batch, heads * shared, queries, size), net.input(batch, heads, keys, size), net.input(batch, heads, keys, wide)
     if net.flag(0.3):
@@ -154,7 +157,7 @@ def long_attention(net: Any) -> Any:
 )
 def soft_nms(net: Any) -> Any:
     """Boxes in the order in which they are chosen while the scores of those that overlap decay; a decision at an edge leaves all that follows undecided."""
-    n, method = net.pick((6, 9, 1, 12, 2)), net.pick(("linear", "gaussian"))
+    n, method = any_size(net, (6, 9, 1, 12, 2), 12), net.pick(("linear", "gaussian"))
     sigma, overlap, least = net.pick((0.5, 0.3, 0.7)), net.pick((0.3, 0.5)), net.pick((0.001, 0.01, 0.2))
     corner, sides = net.weight(n, 2, low=0.0, high=net.pick((4.0, 40.0))), net.weight(n, 2, low=0.0, high=8.0)
     if net.flag(0.4):  # some are points
@@ -215,8 +218,8 @@ def _decays(net: Any, boxes: Any, method: str, sigma: float, overlap: float) -> 
 )
 def capsule_routing(net: Any) -> Any:
     """Votes of lower capsules for upper ones, and rounds of agreement between them."""
-    n, low, high, rounds = net.int(1, 4), net.pick((8, 5, 1, 17)), net.pick((4, 3, 1, 10)), net.pick((3, 1, 2))
-    size_in, size = net.pick((4, 8, 3)), net.pick((4, 8, 5, 6, 1))
+    n, low, high, rounds = net.int(1, 4), any_size(net, (8, 5, 1, 17), 24), any_size(net, (4, 3, 1, 10), 12), net.pick((3, 1, 2))
+    size_in, size = any_size(net, (4, 8, 3), 10), any_size(net, (4, 8, 5, 6, 1), 16)
     u, w = net.input(n, low, size_in), net.weight(low, high, size, size_in)
     if net.flag(0.3):  # one sample has nothing to say
         u = mul(net, u, net.const((np.arange(n) != 0).reshape(n, 1, 1)))

@@ -17,6 +17,11 @@ SIDES = (8, 5, 9, 16, 1, 7, 17, 3, 12, 19)  # around the widths of vectors and t
 LONG = (8, 17, 5, 31, 16, 1, 33, 40, 23)
 
 
+def any_size(net: Any, usual: Sequence[int], most: int) -> int:
+    """One of the sizes at which remainders differ, or any."""
+    return net.pick(usual) if net.flag() else net.int(1, most)
+
+
 def grid(starts: Sequence[int], outs: Sequence[int], strides: Sequence[int], taps: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Coordinates that a plain kernel reads, one array (taps, outputs) for every axis."""
     points = np.meshgrid(*taps, indexing="ij")
@@ -33,8 +38,8 @@ def grid(starts: Sequence[int], outs: Sequence[int], strides: Sequence[int], tap
 )
 def deformable_aggregation(net: Any) -> Any:
     """Versions 3 (softmax over the points) and 4 of deformable convolution as one function, channels last; offsets rounded now and then."""
-    n, h, w, groups, k = net.int(1, 2), net.pick(SIDES), net.pick(SIDES), net.pick((2, 1, 3)), net.pick((3, 1, 2))
-    c = groups * net.pick((4, 8, 5, 16, 7, 1))
+    n, h, w, groups, k = net.int(1, 2), any_size(net, SIDES, 14), any_size(net, SIDES, 14), net.pick((2, 1, 3)), net.pick((3, 1, 2))
+    c = groups * any_size(net, (4, 8, 5, 7, 1), 10)
     stride, dilation, pad = net.pick((1, 2)), net.pick((1, 2)), net.pick((1, 0, 2))
     outs = [(m + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for m in (h, w)]
     need(min(outs) >= 1, "deformable aggregation: the window is larger than the map")
@@ -83,7 +88,7 @@ def deformable_aggregation(net: Any) -> Any:
 def involution(net: Any) -> Any:
     """The aggregation of an involution as one function, in one or two dims, with strides and dilations."""
     rank, groups, k = net.pick((2, 1)), net.pick((2, 1, 3)), net.pick((3, 5, 1))
-    space = [net.pick(SIDES if rank == 2 else LONG) for _ in range(rank)]
+    space = [any_size(net, SIDES, 20) if rank == 2 else any_size(net, LONG, 60) for _ in range(rank)]
     n, c, stride, dilation = net.int(1, 2), groups * net.pick((2, 1, 3)), net.pick((1, 2)), net.pick((1, 1, 2))
     outs = [(m - 1) // stride + 1 for m in space]
     x, w = net.input(n, c, *space), net.input(n, groups, k**rank, *outs)
@@ -103,7 +108,7 @@ def involution(net: Any) -> Any:
 )
 def subpixel_convolution(net: Any) -> Any:
     """A convolution and the shuffle of its channels into a finer map as one function, in both orders of channels."""
-    n, c, h, w = net.int(1, 2), net.pick((3, 4, 1, 5)), net.pick((5, 8, 3, 1, 9)), net.pick(LONG)
+    n, c, h, w = net.int(1, 2), net.pick((3, 4, 1, 5)), net.pick((5, 8, 3, 1, 9)), any_size(net, LONG, 40)
     r, k, stride, makes = net.pick((2, 3, 1)), net.pick((3, 1, 5)), net.pick((1, 1, 2)), net.pick((1, 2, 3))
     pads = [net.int(0, k // 2) for _ in range(4)] if net.flag(0.4) else [k // 2] * 4
     need(h + pads[0] + pads[2] >= k and w + pads[1] + pads[3] >= k, "subpixel convolution: the kernel is larger than the map")
@@ -126,7 +131,7 @@ def subpixel_convolution(net: Any) -> Any:
 )
 def large_depthwise(net: Any) -> Any:
     """A depthwise convolution with a large kernel, padded unevenly, strided or dilated now and then, with one or more outputs a channel."""
-    n, c, h, w = net.int(1, 2), net.pick((4, 3, 1, 8)), net.pick((9, 16, 5, 1, 13)), net.pick(LONG)
+    n, c, h, w = net.int(1, 2), net.pick((4, 3, 1, 8)), any_size(net, (9, 16, 5, 1, 13), 20), any_size(net, LONG, 40)
     kh, kw = net.pick((7, 5, 13, 3, 1)), net.pick((7, 13, 5, 3, 31))
     strides, dilations = [net.pick((1, 1, 2)), net.pick((1, 1, 2, 3))], [net.pick((1, 1, 2)), net.pick((1, 1, 2, 3))]
     pads = [dilations[0] * (kh // 2), dilations[1] * (kw // 2)] * 2
@@ -150,7 +155,7 @@ def large_depthwise(net: Any) -> Any:
 def long_convolution(net: Any) -> Any:
     """A convolution whose kernel is about as long as its input, causal or centred, grouped or not; a quiet channel beside a loud one."""
     rank = net.pick((1, 2))
-    space = [net.pick((48, 33, 100, 17, 1, 81) if rank == 1 else (9, 16, 7, 12)) for _ in range(rank)]
+    space = [any_size(net, (48, 33, 100, 17, 1, 81), 128) if rank == 1 else any_size(net, (9, 16, 7, 12), 20) for _ in range(rank)]
     kernel = [max(1, min(m, net.pick((m, m // 2 + 1, 5)))) for m in space]
     group = net.pick((1, 2, 3))
     n, c, makes = net.int(1, 2), group * net.int(1, 2), group * net.int(1, 2)
