@@ -35,8 +35,8 @@ def replay(
     from triage.write import read_finding
 
     seconds = parse_seconds(timeout)
-    folders = [f for case in cases for f in _folders(case, out)] if cases else _folders(str(out), out)
     ask = Elsewhere(python, seconds) if python else None
+    folders = [f for case in cases for f in _folders(case, out)] if cases else _folders(str(out), out)
     ends = Counter[str]()
     for folder in folders:
         finding = read_finding(folder)
