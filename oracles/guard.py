@@ -38,6 +38,7 @@ class Regime:
     poison   what outputs hold before
     dirty    whether the workspace holds the remains of an earlier call
     threads  how many the kernel may use
+    repeats  how often it is called: what threads do to each other happens only now and then
     """
 
     name: str
@@ -47,6 +48,7 @@ class Regime:
     poison: int = POISON[0]
     dirty: bool = False
     threads: int = 1
+    repeats: int = 1
 
 
 PLAIN = Regime("plain")
@@ -58,7 +60,7 @@ HOSTILE = (
     Regime("a workspace that was used before", dirty=True),
     Regime("every second element as input", gaps=1),
     Regime("reversed axes as input", gaps=2),
-    Regime("three threads", threads=3),
+    Regime("three threads", threads=3, repeats=4),
     Regime("two threads, memory off its line by three elements", shift=3, dirty=True, threads=2),
 )
 

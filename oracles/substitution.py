@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from oracles import guard
+from oracles import guard, plugin
 from oracles.forms import prepared
 from oracles.guard import HOSTILE, PLAIN, POISON, KernelFault, Regime
 from oracles.kernel import FUNCTIONS, TEETH, Kernel, kernels
@@ -21,7 +20,6 @@ from oracles.rewriting import Run, lazily, listed
 from oracles.variants import variants
 from specs.rule import Unsupported
 
-REPEATS = 8  # runs with several threads, for what happens only now and then
 PATIENCE = 0.02  # seconds after which a kernel is not run once more
 
 program = lazily("specs.program")
@@ -159,7 +157,7 @@ def _worst(run_under: Callable[[Regime], list[Any] | None], got: list[Any], stri
         if regime.gaps and not strided:
             continue
         until = time.perf_counter() + PATIENCE
-        for _ in range(REPEATS if regime.threads > 1 else 1):
+        for _ in range(regime.repeats):
             other = run_under(regime)
             if other is None:
                 raise KernelFault(f"takes these arguments, but not with {regime.name}")
@@ -211,17 +209,14 @@ def _bitten(tooth: str, got: list[Any], ins: list[Any]) -> list[Any]:
 
 @contextmanager
 def _last_words(text: str) -> Generator[None]:
-    """What a worker's log says if this process dies inside: written before, taken back afterwards. Nothing where stderr is no file."""
-    try:
-        about = os.fstat(2)
-    except OSError:
-        about = None
-    if about is None or not stat.S_ISREG(about.st_mode):
+    """What a worker's log says if the process dies inside: written before, taken back afterwards."""
+    if plugin.more_time is None:  # not in a worker: standard error is not ours to cut
         yield
         return
+    size = os.fstat(2).st_size
     os.write(2, f"{text}\n".encode())
     yield
-    os.ftruncate(2, about.st_size)
+    os.ftruncate(2, size)
 
 
 __all__ = ["Substitution", "candidates", "operators"]
