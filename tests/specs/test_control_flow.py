@@ -48,6 +48,17 @@ def test_loop_hands_radii_on() -> None:
     assert float(ball.worst.max()) < 1e-4
 
 
+def test_errors_of_one_origin_add_up_in_a_loop() -> None:
+    """n times the same rounded x: n times its error, where quadrature would make sqrt(n) times of it."""
+    text = LOOP.replace("(float[2] y, float[k, 2] rows) {", "(float[2] y, float[k, 2] rows, float[2] third) {\n    third = Div(x, x0)").replace(
+        "float[2] x)", "float[2] x, float[2] x0)", 1
+    )
+    text = text.replace("Add(state, x)", "Add(state, third)").replace("(n, , x)", "(n, , third)")
+    found = balls(parsed(text), {"n": np.array(24), "x": np.array([1, 2], np.float32), "x0": np.array([3, 7], np.float32)})
+    y, third = found["y"], found["third"]
+    assert bool((y.spread >= 24 * third.spread).all()) and bool((y.spread <= y.worst).all())
+
+
 def test_a_loop_without_iterations_knows_the_shape_of_its_rows() -> None:
     got = specs.run(parsed(LOOP), {"n": np.array(0), "x": np.array([1, 2], np.float32)})
     assert got["rows"].shape == (0, 2)
