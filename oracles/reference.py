@@ -56,7 +56,7 @@ def _watched(y: Any, worst: Any, spread: Any, form: Format | None) -> Any:
         if y.abs().amax().item() <= form.largest:
             return Ball(y)
         worst = spread = torch.zeros(y.shape, dtype=torch.float64)
-    elif y.abs().add_(worst).amax().item() <= min(form.largest, HUGE):
+    elif (y.abs() + worst).amax().item() <= min(form.largest, HUGE):
         return Sure(y, worst, worst if spread is None else torch.fmin(spread, worst))
     undecided = ~(y.abs() + worst <= min(form.largest, HUGE))
     return Ball(y, worst.masked_fill(undecided, INF), (worst if spread is None else torch.fmin(spread, worst)).masked_fill(undecided, INF))
