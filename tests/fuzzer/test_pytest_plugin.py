@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,9 @@ def stored(folder: Path, n: int = 2) -> None:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "fuzzer.pytest_plugin", "-p", "no:cacheprovider", "-v", *arguments]
+    installed = any(e.value == "fuzzer.pytest_plugin" for e in metadata.entry_points(group="pytest11"))
+    plugin = [] if installed else ["-p", "fuzzer.pytest_plugin"]  # pytest takes no plugin twice
+    command = [sys.executable, "-m", "pytest", *plugin, "-p", "no:cacheprovider", "-v", *arguments]
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=200)
 
 
