@@ -128,13 +128,16 @@ def _returning(kernel: Kernel, function: Callable[..., Any]) -> Execute:
 def _tensor(placed: Placed) -> Any:
     """A tensor in the room of an input or output."""
     array = placed.array
-    kind = {"bfloat16": "bfloat16", "float8_e4m3fn": "float8_e4m3fn", "float8_e4m3fnuz": "float8_e4m3fnuz", "float8_e5m2": "float8_e5m2"}
-    kind["float8_e5m2fnuz"] = "float8_e5m2fnuz"
-    if array.dtype.name in kind:
-        return torch.from_numpy(array.view(f"u{array.itemsize}")).view(getattr(torch, kind[array.dtype.name]))
-    if array.dtype.kind not in "fiub":  # int4 and smaller: one byte an element
-        return torch.from_numpy(array.view(np.int8 if array.dtype.name.startswith("int") else np.uint8))
-    return torch.from_numpy(array)
+    return torch.from_numpy(array if array.dtype.isbuiltin == 1 else array.view(f"u{array.itemsize}")).view(_type(array.dtype))
+
+
+def _type(dtype: np.dtype) -> Any:
+    """What torch calls a type; one byte for those it has not."""
+    if dtype.isbuiltin == 1:
+        return torch.from_numpy(np.empty(0, dtype)).dtype
+    if dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"):
+        return getattr(torch, dtype.name)
+    return torch.int8 if dtype.name.startswith("int") else torch.uint8
 
 
 def _array(k: int, tensor: Any, want: np.ndarray) -> np.ndarray:
@@ -143,7 +146,7 @@ def _array(k: int, tensor: Any, want: np.ndarray) -> np.ndarray:
         raise KernelFault(f"returned a {type(tensor).__name__} as output {k}")
     if tuple(tensor.shape) != want.shape:
         raise KernelFault(f"returned shape {list(tensor.shape)} as output {k}, expected {list(want.shape)}")
-    if tensor.element_size() != want.itemsize or tensor.is_floating_point() != (want.dtype.kind in "fV"):
+    if tensor.dtype != _type(want.dtype):
         raise KernelFault(f"returned type {str(tensor.dtype).removeprefix('torch.')} as output {k}, expected {want.dtype.name}")
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
     return flat.numpy().copy().view(want.dtype).reshape(want.shape)

@@ -88,7 +88,7 @@ class Substitution:
     def at(self, run: Run, node: Any, args: list[Any]) -> Any:
         """A kernel's results at a node; the reference's for a function without one; None where everybody's will do."""
         for kernel, execute, wanted in self.chosen:
-            if kernel.applies(node, args):
+            if _applies(kernel, node, args):
                 result = self.by(kernel, execute, wanted, run, node, args)
                 if result is not None:
                     return result
@@ -137,6 +137,13 @@ class Substitution:
         entry = self.applied.setdefault(json.dumps([kernel.name, node.name, about["shapes"]]), about)
         if differs:
             entry["differs"] = differs
+
+
+def _applies(kernel: Kernel, node: Any, args: list[Any]) -> bool:
+    try:
+        return kernel.applies(node, args)
+    except Exception as e:  # a stranger's code
+        raise KernelFault(f"{guard.where(kernel.name, node)}: asked whether it applies, it raised {type(e).__name__}: {e}") from e
 
 
 def _written(run_under: Callable[[Regime], list[Any] | None], got: list[Any]) -> None:
@@ -198,8 +205,9 @@ def _bitten(tooth: str, got: list[Any], ins: list[Any]) -> list[Any]:
         if g is None or tooth == "zero":
             broken.append(None if g is None else np.zeros_like(g))
         elif tooth == "identity":
-            source = next((i for i in ins if i is not None and i.size), np.zeros(1))
-            broken.append(np.resize(source.reshape(-1), g.shape).astype(g.dtype))
+            source = next((i for i in ins if i is not None and i.size and i.dtype != object), np.zeros(1))
+            copied = np.resize(np.ascontiguousarray(source).reshape(-1).view(np.uint8), g.nbytes)  # bytes: a converted input is what a cast answers
+            broken.append(copied.view(g.dtype).reshape(g.shape))
         else:
             flat = g.reshape(-1).copy()
             flat[flat.size - max(1, flat.size // 8) :] = np.zeros(1, g.dtype)[0]

@@ -53,6 +53,9 @@ def register() -> None:
 
 def kernels(model: bytes, setting: str) -> Compiled:
     base, off = split(setting)
+    alone = known().get(base.partition("@")[0].partition("!")[0])
+    if alone is not None and alone.problem:
+        raise Unsupported(alone.problem)
     chosen = candidates(model, base, off) if base != "off" else []
     if base != "off" and not chosen and not off:
         raise Unsupported("no kernel applies to a node of this model" if base == "all" else f"kernel {base} applies to no node of this model")

@@ -17,6 +17,7 @@ from onnx import helper
 
 from oracles import native, plugin, pool
 from oracles.adjoint import weigher
+from oracles.backends.kernels import kernels as kernels_backend
 from oracles.backends.kernels import register
 from oracles.blame import blame
 from oracles.judge import judge_outcomes
@@ -25,6 +26,7 @@ from oracles.plugin import Target
 from oracles.pool import run
 from oracles.records import Case, Outcome, Verdict
 from oracles.reference import reference
+from specs.formats import ALL, Format
 from specs.program import Program
 from specs.rule import Unsupported, UsageError
 
@@ -95,6 +97,7 @@ CAUGHT = {
     "python-flat": ("broken", "returned shape [189] as output 0, expected [3, 7, 9]"),
     "python-wide": ("broken", "returned type float64 as output 0, expected float32"),
     "python-list": ("broken", "returned a list as output 0"),
+    "predicate-raises": ("broken", "kernel predicate-raises at Neg: asked whether it applies, it raised IndexError"),
     "no-such-symbol": ("broken", "there is no symbol no_such_symbol in"),
     "does-not-compile": ("broken", "kernel does-not-compile does not compile:"),
     "has-no-source": ("broken", "does not exist"),
@@ -216,6 +219,21 @@ def test_the_example_of_a_form_works_and_its_defect_is_seen(loaded: None, name: 
     found = judged(network(op, **attrs), values(), name, *([defect] if defect else []), timeout=300)
     assert found[name].verdict == "ok", found[name]
     assert not defect or found[defect].is_finding
+
+
+@pytest.mark.parametrize("form", [f for f in ALL if f.kind not in ("string", "complex")], ids=str)
+def test_every_type_arrives_and_returns(loaded: None, form: Format) -> None:
+    """As torch has it: float8 and bfloat16 as they are, int4 and smaller in a byte."""
+    x = np.array([[0, 1, 3], [2, 1, 0]]).astype(form.numpy)
+    compiled = kernels_backend(network("Identity", shape=x.shape, opset=25, kind=form.onnx), "same")
+    assert compiled({"x": x})["y"].tobytes() == x.tobytes()
+    assert compiled({"x": x})["y"].dtype == form.numpy
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (2, 1, 1, 3)])
+def test_of_every_shape(loaded: None, shape: tuple[int, ...]) -> None:
+    found = judged(network("Neg", shape=shape), values(shape), "right", "follows-strides", "needs-a-line")
+    assert all(v.verdict == "ok" for v in found.values()), found
 
 
 # declaring and finding -------------------------------------------------------------------------------------------------

@@ -91,3 +91,13 @@ def _rough(node: Any, a: Any, b: Any) -> Any:
 
 kernel("rough", implements="MatMul", dtypes=("float16",), form="python")(_rough)
 kernel("rough-and-says-so", implements="MatMul", dtypes=("float16",), form="python", strict=False)(_rough)
+
+
+@kernel("same", implements="Identity", form="python")
+def same(node: Any, x: Any) -> Any:
+    return x.clone()
+
+
+@kernel("predicate-raises", implements="Neg", form="python", where=lambda node, inputs: inputs[7] is None)
+def predicate_raises(node: Any, x: Any) -> Any:
+    return -x
