@@ -85,6 +85,12 @@ def test_a_planted_defect_is_found(bench: Bench, kernel: str, defect: str) -> No
     found_in(bench, kernel, defect)
 
 
+@pytest.mark.parametrize("kernel", ["float8-encode", "float8-decode", "bfloat16-round"])
+def test_a_cast_that_copies_its_input_is_found(bench: Bench, kernel: str) -> None:
+    """The tooth `identity` copies bytes: a converted input would be the right answer of a cast."""
+    assert caught(bench, kernel, "identity", DRAWN[kernel], 5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "defect"), [p for p in planted(tuple(DRAWN)) if FEW.get(p[0]) != p[1]])
 def test_every_other_planted_defect_is_found(bench: Bench, kernel: str, defect: str) -> None:
