@@ -18,7 +18,7 @@ from fuzzer.gating.stored import Keeping, replayed
 from fuzzer.gating.tested import Tested
 from fuzzer.process import settle
 from fuzzer.settings import Budget
-from oracles.kernel import TEETH, Kernel
+from oracles.kernel import Kernel
 from oracles.pool import close
 from oracles.records import Outcome, Verdict
 from specs.rule import Unsupported
@@ -195,7 +195,7 @@ class Gate:
         """The kernel, and its teeth as long as they have not bitten often enough."""
         tested = self.result.tested[question.kernel]
         teeth = tested.teeth
-        return [question.kernel, *(f"{tested.kernel.name}!{t}" for t in TEETH if not teeth[t][0] or teeth[t][1] < BITES)]
+        return [question.kernel, *(f"{tested.kernel.name}!{t}" for t in teeth if not teeth[t][0] or teeth[t][1] < BITES)]
 
     def _judge(self, question: Question, settings: Sequence[str], outcomes: Sequence[Outcome]) -> None:
         tested = self.result.tested[question.kernel]

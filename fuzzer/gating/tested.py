@@ -15,6 +15,7 @@ from oracles.records import Outcome, Verdict
 CONFIDENCE = 0.95
 LANES = 16  # remainders of the last dimension by which vectorised loops differ
 SHOWN = 6
+CONVERSIONS = ("Cast", "CastLike")  # of which the input in the other type is the right result
 
 
 @dataclass
@@ -36,8 +37,12 @@ class Tested:
     ranks: set[int] = field(default_factory=set)
     attributes: dict[str, set[str]] = field(default_factory=dict)
     omitted: set[str] = field(default_factory=set)
-    teeth: dict[str, list[int]] = field(default_factory=lambda: {t: [0, 0] for t in TEETH})  # rejected, tried
+    teeth: dict[str, list[int]] = field(default_factory=dict)  # rejected, tried
     problem: str = ""
+
+    def __post_init__(self) -> None:
+        moot = {"identity"} if self.kernel.implements in CONVERSIONS else set[str]()
+        self.teeth = self.teeth or {t: [0, 0] for t in TEETH if t not in moot}
 
     def note(self, outcome: Outcome, verdicts: Sequence[Verdict]) -> bool:
         """Count a run of the kernel; returns whether it shows a form that was not met before, which is worth keeping."""
@@ -100,8 +105,8 @@ class Tested:
 
     def lines(self) -> list[str]:
         """The constraint, as far as it was covered, in words."""
-        types = ", ".join(f"{d} {n}" for d, n in self.dtypes.most_common())
-        told = [f"{len(self.shapes)} shapes, ranks {_span(self.ranks)}, last dimension mod {LANES}: {len(self.remainders)} of {LANES}", f"types {types}"]
+        types = ", ".join(f"{d} {n:,}" for d, n in self.dtypes.most_common())
+        told = [f"{len(self.shapes):,} shapes, ranks {_span(self.ranks)}, last dimension mod {LANES}: {len(self.remainders)} of {LANES}", f"types {types}"]
         several = {n: v for n, v in self.attributes.items() if len(v) > 1}
         attributes = [f"{n} {_values(v)}" for n, v in sorted(several.items())]
         if attributes:
