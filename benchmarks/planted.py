@@ -97,7 +97,7 @@ FAULTS = (
     Planted("twice-as-once", ("LeakyRelu", "LeakyRelu"), "basic", _dropped, ("IdempotentElimination",)),
     Planted("sqrt-of-exp", ("Sqrt", "Exp"), "basic", _raises("SqrtExpHalving: unexpected exponent"), ("SqrtExpHalving",)),
     Planted("root-of-negative", ("Sqrt", "Softplus"), "extended", _negated, ("SoftplusRootFusion",)),
-    Planted("sine-lost", ("Mul", "Sin"), "basic", _as("Identity", 1), ("SineProductFusion", "SineProductSharing")),
+    Planted("sine-lost", ("Mul", "Sin"), "basic", _as("Neg", 0), ("SineProductFusion", "SineProductSharing")),
     Planted("round", ("Round",), "off", _as("Floor", 0)),
     Planted("erf", ("Erf",), "off", _as("Tanh", 0)),
     Planted("hard-sigmoid", ("HardSigmoid",), "off", _as("Sigmoid", 0)),

@@ -189,7 +189,7 @@ def readme(finding: Finding) -> str:
     """The whole page in Markdown."""
     v = finding.verdict
     known = f"\n> Looks like a known issue: {', '.join(finding.known.references)} ({finding.known.title}; {finding.known.status}).\n" if finding.known else ""
-    blame = f"\n**Guilty switch:** {finding.blame}\n" if finding.blame else ""
+    blame = f"\n**To blame:** {finding.blame}\n" if finding.blame else ""
     grade = {"certified": "No rounding can explain it.", "likely": "The error is far beyond what rounding usually does, but not proven impossible."}
     sure = f" {grade[v.grade]}" if v.grade in grade and v.verdict in ("wrong", "imprecise") else ""
     flow = picture(finding.model.proto, finding.cause.ops)
