@@ -83,9 +83,9 @@ def group(members: Sequence[Member], transplant: Transplant | None = None) -> li
 
 
 def _order(member: Member) -> tuple[Any, ...]:
-    """Reproducible ones first, then the smallest, then the earliest."""
+    """Reproducible ones first, then the smallest, then those with the guilty, then the earliest."""
     f = member.finding
-    return (f.status == "flaky", len(f.model.nodes), len(f.case.model), member.first_seen, f.key)
+    return (f.status == "flaky", len(f.model.nodes), not f.blame, len(f.case.model), member.first_seen, f.key)
 
 
 def same(a: Member, b: Member, transplant: Transplant | None = None) -> bool:

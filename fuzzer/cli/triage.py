@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -87,7 +88,8 @@ def _cells(r: dict[str, Any]) -> tuple[str, ...]:
     others = len(r["findings"]) - 1
     cause = r["cause"] + (f" +{others}" if others else "")
     when = [time.strftime("%Y-%m-%d", time.gmtime(r[k])) if r[k] else "" for k in ("first_seen", "last_seen")]
-    blamed = ", ".join(r["guilty"]) or r["blame"].removeprefix("the implementation of ")
+    alone = re.match(r"the implementation of (.+?), (?:which|each)", r["blame"])
+    blamed = ", ".join(r["guilty"]) or (f"{alone[1]} alone" if alone else "")
     return (r["status"], cause, str(r["count"]), *when, f"{r['backend']} {', '.join(r['versions'])}".strip(), _short(what), _short(blamed))
 
 
