@@ -25,7 +25,7 @@ from oracles.kernel import kernel
 )
 def lookup_matmul(node: Any, inputs: Sequence[Any]) -> bool:
     """DeepGEMM: Ultra Low-Precision Inference on CPU Architectures using Lookup Tables. 16 products in a register, any table of bytes."""
-    return True
+    return -(-inputs[0].shape[1] // 4) == inputs[1].shape[1]  # the function's body would broadcast
 
 
 ROUNDING = {
@@ -66,7 +66,7 @@ def dyadic_requantize(node: Any, inputs: Sequence[Any]) -> bool:
 )
 def dyadic_add(node: Any, inputs: Sequence[Any]) -> bool:
     """HAWQV3: Dyadic Neural Network Quantization. A residual sum of two scales that never leaves the integers."""
-    return True
+    return inputs[0].shape == inputs[1].shape  # the function's body would broadcast
 
 
 @kernel(

@@ -26,7 +26,7 @@ from oracles.kernel import kernel
 )
 def soft_nms(node: Any, inputs: Sequence[Any]) -> bool:
     """Soft-NMS: Improving Object Detection With One Line of Code; linear and Gaussian, boxes swapped to the front as they are chosen."""
-    return inputs[1].numel() > 0
+    return inputs[1].numel() > 0 and list(inputs[0].shape) == [len(inputs[1]), 4]
 
 
 @kernel(

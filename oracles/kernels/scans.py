@@ -9,7 +9,11 @@ from oracles.kernel import kernel
 
 
 def _fits(inputs: Sequence[Any]) -> bool:
-    return inputs[2].shape[1] <= 64 and all(i is None or i.numel() for i in inputs)
+    """No operand is broadcast, as the function's body would do."""
+    u, delta, rates, b, c, skip = inputs
+    (batch, length, channels), states = u.shape, rates.shape[1]
+    whole = delta.shape == u.shape and len(rates) == channels and b.shape == c.shape == (batch, length, states)
+    return whole and (skip is None or skip.shape == (channels,)) and states <= 64 and all(i is None or i.numel() for i in inputs)
 
 
 @kernel(

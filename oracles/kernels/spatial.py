@@ -29,7 +29,12 @@ def _unpadded(node: Any) -> bool:
 )
 def involution(node: Any, inputs: Sequence[Any]) -> bool:
     """Involution: Inverting the Inherence of Convolution for Visual Recognition. Weights of a row are used for all channels of a group."""
-    return inputs[0].ndim in (3, 4) and all(i.numel() for i in inputs)
+    x, w = inputs
+    if x.ndim not in (3, 4) or not x.numel() or not w.numel():
+        return False
+    taps = math.prod(node.kernel_shape)
+    outs = [(m - 1) // stride + 1 for m, stride in zip(x.shape[2:], node.strides, strict=True)]
+    return list(w.shape) == [len(x), node.group, taps, *outs] and x.shape[1] % node.group == 0  # nothing is broadcast
 
 
 @kernel(
