@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ def verdict(result: Result) -> str:
         return f"FAILED: {' and '.join(parts)}, {seconds}"
     if result.nothing:
         return f"TESTED NOTHING of {', '.join(result.nothing)}, {seconds}"
-    return f"passed {seconds}"
+    others = Counter(f.state for f in result.found)
+    beside = f" (beside {', '.join(f'{n} {state}' for state, n in others.items())})" if others else ""
+    return f"passed {seconds}{beside}"
 
 
 def heading(result: Result) -> str:
