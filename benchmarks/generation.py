@@ -10,8 +10,8 @@ import onnx
 from benchmarks import Figures, Scale, benchmark
 from fuzzer.emit import emit
 from fuzzer.generate import generate_from
-from fuzzer.grow import grow
 from fuzzer.sources import Seeded
+from fuzzer.wiring import grow
 
 
 def _milliseconds(nodes: int, models: int) -> float:

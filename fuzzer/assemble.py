@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from fuzzer.build import Builder, build, feed, related
-from fuzzer.grow import Growth, Menu, outputs
+from fuzzer.grow import Growth, Menu
 from fuzzer.network import Network, Value
+from fuzzer.wiring import outputs
 from specs.draw import Source
 from specs.formats import FLOAT, Format
 from specs.net import Block, Relation, blocks, relations

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fuzzer.attributes import OLDEST, classes, title, universe
-from fuzzer.grow import OPSETS, Menu, grow
+from fuzzer.grow import OPSETS, Menu
 from fuzzer.network import Network, Step
 from fuzzer.sources import Seeded
+from fuzzer.wiring import grow
 from fuzzer.wrap import WAYS
 from specs import schema
 from specs.operator import Operator, operators

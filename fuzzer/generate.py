@@ -13,12 +13,13 @@ import torch
 
 from fuzzer.assemble import assemble
 from fuzzer.emit import emit, fill
-from fuzzer.grow import EVERYTHING, Menu, grow
+from fuzzer.grow import EVERYTHING, Menu
 from fuzzer.network import Network
 from fuzzer.repair import tame
 from fuzzer.search import Found, search
 from fuzzer.sizes import more_sizes
 from fuzzer.sources import Seeded
+from fuzzer.wiring import grow
 from fuzzer.wrap import wrap
 from oracles.records import Case
 from specs.draw import Source

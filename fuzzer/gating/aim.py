@@ -15,10 +15,11 @@ import torch
 from fuzzer.build import Builder, build, feed
 from fuzzer.build import network as cut
 from fuzzer.generate import Generated, complete
-from fuzzer.grow import PALETTES, Growth, Menu, grow, outputs
+from fuzzer.grow import PALETTES, Growth, Menu
 from fuzzer.network import Network
 from fuzzer.search import unsafe_at
 from fuzzer.sources import Seeded
+from fuzzer.wiring import grow, outputs
 from oracles.kernel import FUNCTIONS, Kernel
 from oracles.records import Case
 from oracles.rewriting import Run

@@ -10,8 +10,8 @@ import pytest
 
 from fuzzer.attributes import NOT, RULES, classes, universe
 from fuzzer.coverage import DRAWN, covered, draw, fresh, html, lines, points, stored, table
-from fuzzer.grow import grow
 from fuzzer.sources import Seeded
+from fuzzer.wiring import grow
 from fuzzer.wrap import WAYS
 from specs.operator import find, operators
 from specs.rule import UsageError

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from fuzzer import generate
 from fuzzer.generate import Generated, generate_from
-from fuzzer.grow import OPSETS, WIRINGS, Growth, Menu, grow
+from fuzzer.grow import OPSETS, Growth, Menu
 from fuzzer.sources import Recorded, Seeded
+from fuzzer.wiring import WIRINGS, grow
 from specs.operator import operators
 
 ROOT = Path(__file__).resolve().parents[2]

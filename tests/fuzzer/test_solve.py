@@ -11,10 +11,11 @@ import pytest
 
 from fuzzer.emit import emit
 from fuzzer.generate import generate_from
-from fuzzer.grow import OPSETS, Growth, Menu, grow
+from fuzzer.grow import OPSETS, Growth, Menu
 from fuzzer.network import Value
 from fuzzer.solve import LARGEST, Symbolic
 from fuzzer.sources import Seeded
+from fuzzer.wiring import grow
 from specs.formats import FLOAT
 from specs.operator import Operator, operators
 from specs.rule import Misfit, Rule

@@ -13,10 +13,11 @@ import torch
 
 import specs
 from fuzzer.emit import emit, fill
-from fuzzer.grow import Menu, grow
+from fuzzer.grow import Menu
 from fuzzer.network import Network
 from fuzzer.search import search
 from fuzzer.sources import Seeded
+from fuzzer.wiring import grow
 from fuzzer.wrap import WAYS, wrap
 from oracles.compare import compare
 from oracles.reference import reference
