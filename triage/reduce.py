@@ -96,8 +96,11 @@ _steps: dict[str, Step] = {}
 _first: dict[str, Step] = {}
 
 
+FILES = ("triage.reduce_bodies", "triage.reduce_graph", "triage.reduce_values", "triage.reduce_types")
+
+
 def step(f: Step) -> Step:
-    """Register a reduction step; they run in the order of their definition, again and again until none helps."""
+    """Register a reduction step; they run in the order of `FILES` and of their definition, again and again until none helps."""
     _steps[f.__name__] = f
     return f
 
@@ -109,10 +112,10 @@ def first(f: Step) -> Step:
 
 
 def steps() -> dict[str, Step]:
-    """All steps by name."""
-    for name in ("reduce_bodies", "reduce_graph", "reduce_values", "reduce_types"):
-        importlib.import_module(f"triage.{name}")
-    return dict(_steps)
+    """All steps by name, in the same order whatever was imported first."""
+    for name in FILES:
+        importlib.import_module(name)
+    return dict(sorted(_steps.items(), key=lambda s: FILES.index(s[1].__module__) if s[1].__module__ in FILES else len(FILES)))
 
 
 def reduce(

@@ -68,7 +68,7 @@ def test_interrupted_and_resumed(tmp_path: Path) -> None:
     case(tmp_path / "case", "float", " ".join(f"{b} = Sin({a})" for a, b in zip("xabcdefghijkl", "abcdefghijkly", strict=True)))
     arguments = ("reduce", "case", "--backends", "liar:ok+dtype", "--json")
     process = started(*arguments, cwd=tmp_path)
-    until(lambda: bool(list((tmp_path / "fuzz-reduced").glob(".reduce-*/asked.json"))))
+    until(lambda: process.poll() is not None or bool(list((tmp_path / "fuzz-reduced").glob(".reduce-*/asked.json"))))
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=120)
     about = json.loads(out)

@@ -82,7 +82,7 @@ def test_answers_are_remembered_beside_the_finding(finding: Finding, tmp_path: P
 
 
 def test_when_time_runs_out_that_is_said_and_the_rest_is_asked_next_time(finding: Finding, tmp_path: Path) -> None:
-    short = matters(finding, tmp_path, Faulty(), judged, seconds=0.05)
+    short = matters(finding, tmp_path, Faulty(), judged, seconds=0.0)
     assert not short.finished and "time ran out" in short.reason
     rest, whole = matters(finding, tmp_path, Faulty(), judged), matters(finding, None, Faulty(), judged)
     assert short.runs + rest.runs == whole.runs and rest.facts == whole.facts
