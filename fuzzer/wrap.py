@@ -84,8 +84,8 @@ def _if(network: Network, source: Source) -> Network:
 def _loop(network: Network, source: Source) -> Network:
     first, last, inputs, outputs = _part(network, source, most=2)
     carried = [v for v in inputs if len(outputs) == 1 and v.shape == outputs[0].shape and v.format is outputs[0].format and v.kind in ("node", "input")]
-    if not carried:
-        raise Misfit("a Loop needs a part that keeps shape and type")
+    if not carried or not outputs[0].format.is_float:  # a result that becomes an index or a divisor need not be a valid one
+        raise Misfit("a Loop needs a part of floats that keeps shape and type")
     start, end = carried[0], outputs[0]
     iteration, going, inner = (
         Value("loop_i", INT64, (), "node"),
