@@ -13,9 +13,14 @@ import numpy as np
 
 from fuzzer.boxing import optional, sequence
 from fuzzer.network import Body, Function, Network, Step, Value
+from specs import schema
 from specs.draw import Source
 from specs.formats import BOOL, INT64
 from specs.rule import Misfit
+
+
+#: Operators whose shape inference refuses an input of unknown size.
+SIZED = ("StringNormalizer",)
 
 
 def wrap(network: Network, source: Source) -> Network:
@@ -68,8 +73,16 @@ def _function(network: Network, source: Source) -> Network:
     return network.spliced(first, last, [call], "function", functions=[Function(name, body)])
 
 
+def _carries(network: Network, op: str, values: Sequence[Value]) -> None:
+    """Raises Misfit when a control-flow operator of this opset does not pass on what these hold: bfloat16 before opset 16."""
+    allowed = schema.formats(op, "", network.opset, "V")
+    if any(v.format not in allowed for v in values):
+        raise Misfit(f"{op} of opset {network.opset} does not carry these types")
+
+
 def _if(network: Network, source: Source) -> Network:
     first, last, _, outputs = _part(network, source)
+    _carries(network, "If", outputs)
     if any(None in v.shape for v in outputs):
         raise Misfit("an If needs known shapes for its other branch")
     taken, inside = _renamed(network.steps[first:last], "_then", {})
@@ -87,6 +100,7 @@ def _loop(network: Network, source: Source) -> Network:
     if not carried or not outputs[0].format.is_float:  # a result that becomes an index or a divisor need not be a valid one
         raise Misfit("a Loop needs a part of floats that keeps shape and type")
     start, end = carried[0], outputs[0]
+    _carries(network, "Loop", [start])
     iteration, going, inner = (
         Value("loop_i", INT64, (), "node"),
         Value("loop_going", BOOL, (), "node"),
@@ -109,6 +123,7 @@ def _scan(network: Network, source: Source) -> Network:
         raise Misfit("a Scan needs an elementwise operator")
     if 0 in y.shape or any(v.wrapper for v in scanned) or len(step.outputs) > 1 or any(v is not None and v.shape and v not in scanned for v in step.inputs):
         raise Misfit("nothing to scan")
+    _carries(network, "Scan", [y, *scanned])
     rank, axis = len(y.shape), source.choose(len(y.shape))
     scanned = list({id(v): v for v in scanned}.values())
 
@@ -131,6 +146,8 @@ def _scan(network: Network, source: Source) -> Network:
 def _symbolic(network: Network, source: Source) -> Network:
     """Named dims for the graph inputs, and nothing declared about what follows from them."""
     inputs = [v for v in network.inputs if v.shape]
+    if any(s.op in SIZED for s in network.steps):
+        raise Misfit("an operator whose inference wants sizes")
     if not inputs:
         raise Misfit("no input has a dimension")
     names = dict[int | None, str]()
