@@ -18,7 +18,6 @@ from specs.draw import Source
 from specs.formats import BOOL, INT64
 from specs.rule import Misfit
 
-
 #: Operators whose shape inference refuses an input of unknown size.
 SIZED = ("StringNormalizer",)
 
