@@ -37,6 +37,7 @@ from specs.rule import Unsupported
 from triage.cause import cause_key
 
 DEAR = 0.15  # mean seconds per case above which a backend does not get every case
+SLOW, REST = 1.0, 2.0  # a backend that takes longer than this many seconds for a case leaves the machine to others for twice as long
 REPORT = 0.25  # seconds between batches to the parent
 COVERAGE = 3.0  # seconds between reports of coverage, which are large
 MASKED = 0.5  # a case of which more is undecided is drawn again
@@ -91,6 +92,7 @@ class Lane:
         self.running: dict[str, Pending] = {}
         self.outcomes: dict[str, list[Outcome]] = {}  # of the cases running
         self.mean: dict[str, float] = {}
+        self.rests: dict[str, float] = {}  # until when a slow backend gets nothing
         self.journal = Journal(settings.out, lane)
         avoid = frozenset(avoided("onnxruntime")) if "onnxruntime" in self.targets else frozenset[str]()
         self.plain = Menu(settings.names, avoid=avoid, blocks=settings.blocks)
@@ -147,7 +149,7 @@ class Lane:
         if friendly and len(self.targets) > 1:  # what dear backends get: they pay by the node
             most = max(1, most // 2)
         nodes = 1 if most == 1 or source.choose(6) == 0 else 2 + source.choose(most - 1)
-        menu = self.plain if not friendly else self.friendly if index % 12 == 0 or self.settings.blocks is not None else self.small
+        menu = self.plain if not friendly else self.friendly if index % 36 == 0 or self.settings.blocks is not None else self.small
         origin = {"seed": self.settings.seed, "index": index, "nodes": nodes, "choices": source.trail}
         return generate_from(source, nodes, menu, origin=origin)
 
@@ -158,7 +160,9 @@ class Lane:
 
     def wants(self, backend: str, index: int) -> bool:
         """Dear backends take cases drawn for all of them, and now and then another one, to notice what became supported."""
-        return not self.dear(backend) or index % 3 == 0 or index % 16 == 1 or len(self.targets) == 1
+        if len(self.targets) == 1 or not self.dear(backend):
+            return True
+        return time.monotonic() >= self.rests.get(backend, 0.0) and (index % 3 == 0 or index % 16 == 1)
 
     def dispatch(self, pending: Pending) -> None:
         for backend, worker in self.workers.items():
@@ -179,6 +183,8 @@ class Lane:
         spent = sum(o.seconds for o in outcomes)
         self.mean[backend] = 0.8 * self.mean.get(backend, spent) + 0.2 * spent
         self.batch.seconds[backend] += spent
+        if spent > SLOW:
+            self.rests[backend] = time.monotonic() + REST * spent
         self.batch.tested[backend] += 1
         if any(o.status == "ok" for o in outcomes):
             self.coverage.update((backend, p) for p in pending.points)
