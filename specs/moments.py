@@ -93,8 +93,8 @@ def standardised(
         if not one_pass and centred and which == 0:
             ez = ez.minimum(c.abs() * inverse + math.sqrt(n)).where(relative < INF, ez)
         found.append((em, ev, inverse * relative, ez))
-    if form.bits <= 16:  # the squares of a half overflow long before the result
-        reached = (x.square().sum(axes, True)).expand_as(inverse)
+    reached = (x.square().sum(axes, True)).expand_as(inverse)
+    if reached.numel() and not float(reached.amax()) < 1e-3 * form.largest:  # squares overflow long before the result
         over = overflowing(policy, form, reached, reached * 0, reached * 0)[0]
         found = [(m, v + over, i + over, z + over) for m, v, i, z in found]
     return Standard(mean, var, inverse, c * inverse, *zip(*found, strict=True))  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from specs.blocks.layers import (
 )
 from specs.blocks.parts import attention, channel_norm, conv_with, dft, head, narrow, scale, squeeze_excite, sub, total, unfold
 from specs.formats import INT64
-from specs.net import block, relation
+from specs.net import block, need, relation
 
 
 def _routed(net: Any, x: Any, experts: int) -> Any:
@@ -75,7 +75,9 @@ def clme_kernel_mix(net: Any, x: Any) -> Any:
 def gri_attention(net: Any, x: Any) -> Any:
     """Attention inside windows plus attention to the pooled windows, summed. Assumed: shared projections."""
     n, c, h, w = x.shape
-    r = net.pick(tuple(r for r in (2, 4) if h % r == 0 and w % r == 0))
+    ratios = tuple(r for r in (2, 4) if h % r == 0 and w % r == 0)
+    need(bool(ratios), f"gri attention: {h} x {w} is not divided by 2")
+    r = net.pick(ratios)
 
     def windows(v: Any) -> Any:
         return reshape(net, transpose(net, reshape(net, v, [n, c, h // r, r, w // r, r]), [0, 2, 4, 3, 5, 1]), [-1, r * r, c])
