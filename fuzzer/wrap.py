@@ -1,6 +1,6 @@
 """Wrapping a part of a finished network: as a function, an If branch, a Loop or Scan body, through a sequence or an optional.
 
-The network computes the same; what the compiler sees is another construct: its inliner, its sub-graph passes, its captures.
+The network computes the same (but for a Loop, which repeats the part); what the compiler sees is another construct: its inliner, its sub-graph passes, its captures.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def _loop(network: Network, source: Source) -> Network:
     body = Body([iteration, going, inner], [on, inside[id(end)]], [Step("Identity", "", [going], [on], {}), *steps])
     trips = Value("loop_trips", INT64, (), "initializer", content=np.asarray(1 + source.choose(3), np.int64), uses=1)
     step = Step("Loop", "", [trips, None, start], [end], {}, bodies={"body": body})
-    return network.spliced(first, last, [step], "Loop", [trips])
+    looped = network.spliced(first, last, [step], "Loop", [trips])
+    return replace(looped, sides=None)  # run several times, the part is another function: relations of it are no more
 
 
 def _scan(network: Network, source: Source) -> Network:
