@@ -1,6 +1,7 @@
 """Wrapping a part of a finished network: as a function, an If branch, a Loop or Scan body, through a sequence or an optional.
 
-The network computes the same (but for a Loop, which repeats the part); what the compiler sees is another construct: its inliner, its sub-graph passes, its captures.
+The network computes the same (but for a Loop, which repeats the part); what the compiler sees is another construct: its inliner,
+its sub-graph passes, its captures.
 """
 
 from __future__ import annotations
