@@ -37,7 +37,7 @@ from specs.rule import Unsupported
 from triage.cause import cause_key
 
 DEAR = 0.15  # mean seconds per case above which a backend does not get every case
-SLOW, REST = 1.5, 5.0  # a backend that takes longer than so many seconds for a case leaves the machine to others as long, at most so many
+SLOW, REST = 1.5, 5.0  # a backend whose mean case takes so many seconds leaves the machine to others as long, at most so many
 REPORT = 0.25  # seconds between batches to the parent
 COVERAGE = 3.0  # seconds between reports of coverage, which are large
 MASKED = 0.5  # a case of which more is undecided is drawn again
@@ -162,7 +162,7 @@ class Lane:
         """Dear backends take cases drawn for all of them, and now and then another one, to notice what became supported."""
         if len(self.targets) == 1 or not self.dear(backend):
             return True
-        return time.monotonic() >= self.rests.get(backend, 0.0) and (index % 3 == 0 or index % 16 == 1)
+        return time.monotonic() >= self.rests.get(backend, 0.0) and (index % 3 == 0 or index % 48 == 1)
 
     def dispatch(self, pending: Pending) -> None:
         for backend, worker in self.workers.items():
@@ -183,7 +183,7 @@ class Lane:
         spent = sum(o.seconds for o in outcomes)
         self.mean[backend] = 0.8 * self.mean.get(backend, spent) + 0.2 * spent
         self.batch.seconds[backend] += spent
-        if spent > SLOW:
+        if self.mean[backend] > SLOW:
             self.rests[backend] = time.monotonic() + min(REST, spent)
         self.batch.tested[backend] += 1
         if any(o.status == "ok" for o in outcomes):
