@@ -37,7 +37,7 @@ from specs.rule import Unsupported
 from triage.cause import cause_key
 
 DEAR = 0.15  # mean seconds per case above which a backend does not get every case
-SLOW, REST = 1.5, 5.0  # a backend whose mean case takes so many seconds leaves the machine to others as long, at most so many
+SLOW, REST = 1.5, 9.0  # a backend whose mean case takes so many seconds leaves the machine to others thrice as long, at most so many
 REPORT = 0.25  # seconds between batches to the parent
 COVERAGE = 3.0  # seconds between reports of coverage, which are large
 MASKED = 0.5  # a case of which more is undecided is drawn again
@@ -184,7 +184,7 @@ class Lane:
         self.mean[backend] = 0.8 * self.mean.get(backend, spent) + 0.2 * spent
         self.batch.seconds[backend] += spent
         if self.mean[backend] > SLOW:
-            self.rests[backend] = time.monotonic() + min(REST, spent)
+            self.rests[backend] = time.monotonic() + min(REST, 3 * spent)
         self.batch.tested[backend] += 1
         if any(o.status == "ok" for o in outcomes):
             self.coverage.update((backend, p) for p in pending.points)
