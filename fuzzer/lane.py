@@ -147,9 +147,9 @@ class Lane:
         friendly = index % 3 == 0
         most = self.settings.max_nodes
         if friendly and len(self.targets) > 1:  # what dear backends get: they pay by the node
-            most = max(1, 2 * most // 5)
+            most = max(1, most // 2)
         nodes = 1 if most == 1 or source.choose(6) == 0 else 2 + source.choose(most - 1)
-        menu = self.plain if not friendly else self.friendly if index % 48 == 0 or self.settings.blocks is not None else self.small
+        menu = self.plain if not friendly else self.friendly if index % 36 == 0 or self.settings.blocks is not None else self.small
         origin = {"seed": self.settings.seed, "index": index, "nodes": nodes, "choices": source.trail}
         return generate_from(source, nodes, menu, origin=origin)
 
