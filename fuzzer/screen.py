@@ -197,15 +197,21 @@ def ago(moment: float) -> str:
 
 
 def summary(p: Progress, folders: Sequence[str]) -> str:
-    """The last words of a campaign: what was tested, and for each finding where it lies and how to see it again."""
+    """The last words of a campaign: what was tested, for each new finding where it lies and how to see it again, a line for each known one."""
     lines = [line(p)]
     for backend in sorted(p.tested):
         lines.append(f"  {backend:12} {_counts(p, backend)}")
     if p.defects:
         lines.append(f"  {p.defects} case(s) failed in fuzz itself: see events.ndjson")
-    for row, folder in zip(p.findings, folders, strict=True):
-        lines += ["", f"{row.name}  {row.what}  (seen {row.count} times, reproduced {row.reproduced}){f'  known: {row.known}' if row.known else ''}"]
-        lines += [f"  {folder}/README.md", f"  python {folder}/repro.py", f"  fuzz replay {folder}"]
+    found = list(zip(p.findings, folders, strict=True))
+    for row, folder in found:
+        if not row.known:
+            lines += ["", f"{row.name}  {row.what}  (seen {row.count} times, reproduced {row.reproduced})"]
+            lines += [f"  {folder}/README.md", f"  python {folder}/repro.py", f"  fuzz replay {folder}"]
+    known = [row for row, _ in found if row.known]
+    if known:
+        lines += ["", f"known already ({len(known)}), nothing to file:"]
+        lines += [f"  {row.name}  {row.what}  {row.known}" for row in known]
     if not p.findings:
         lines.append("no findings")
     return "\n".join(lines)
