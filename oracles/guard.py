@@ -39,6 +39,7 @@ class Regime:
     dirty    whether the workspace holds the remains of an earlier call
     threads  how many the kernel may use
     repeats  how often it is called: what threads do to each other happens only now and then
+    stalls   whether threads are stalled now and then; only a kernel compiled from its source can be
     """
 
     name: str
@@ -49,6 +50,7 @@ class Regime:
     dirty: bool = False
     threads: int = 1
     repeats: int = 1
+    stalls: bool = False
 
 
 PLAIN = Regime("plain")
@@ -60,7 +62,8 @@ HOSTILE = (
     Regime("a workspace that was used before", dirty=True),
     Regime("every second element as input", gaps=1),
     Regime("reversed axes as input", gaps=2),
-    Regime("three threads", threads=3, repeats=4),
+    Regime("three threads", threads=3, repeats=2),
+    Regime("three threads, stalled now and then", threads=3, repeats=4, stalls=True),
     Regime("two threads, memory off its line by three elements", shift=3, dirty=True, threads=2),
 )
 

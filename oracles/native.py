@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from specs.rule import Unsupported
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 BUILD_LIMIT = 300.0  # seconds, on a busy machine
 COMPILERS = ("g++", "clang++", "c++")
+#: For a second build of a kernel, whose threads can be stalled: see kernels/src/stalls.cpp.
+STALLING = ("-O1", "-fsanitize-coverage=trace-pc")
+_THREADED = re.compile(rb"\b(?:omp|thread|pthread|async)\b")
 _INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
@@ -106,8 +110,11 @@ def sources(source: Path) -> dict[str, bytes]:
     return found
 
 
-def build(kernel: Kernel, defect: str = "") -> Path:
-    """The shared library of a kernel, compiled unless the cache has it. Raises Unsupported without a compiler, RuntimeError with its words."""
+def build(kernel: Kernel, defect: str = "", more: Sequence[str] = ()) -> Path:
+    """The shared library of a kernel, compiled unless the cache has it; `more`: last flags.
+
+    Raises Unsupported without a compiler, RuntimeError with its words.
+    """
     if kernel.library is not None:
         if not kernel.library.exists():
             raise RuntimeError(f"kernel {kernel.name}: its library {kernel.library} does not exist")
@@ -116,7 +123,7 @@ def build(kernel: Kernel, defect: str = "") -> Path:
     if not kernel.source.exists():
         raise RuntimeError(f"kernel {kernel.name}: its source {kernel.source} does not exist")
     path, version = compiler()
-    flags = [*FLAGS, *kernel.flags, *([f"-DDEFECT_{defect.upper().replace('-', '_')}"] if defect else [])]
+    flags = [*FLAGS, *kernel.flags, *([f"-DDEFECT_{defect.upper().replace('-', '_')}"] if defect else []), *more]
     texts = sources(kernel.source)
     digest = hashlib.blake2b(repr((sorted(texts.values()), flags, version, _processor())).encode(), digest_size=12).hexdigest()
     built = cache() / f"{kernel.source.stem}-{digest}.so"
@@ -162,17 +169,17 @@ def _library(path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
-def load(kernel: Kernel, defect: str = "") -> ctypes.CDLL:
+def load(kernel: Kernel, defect: str = "", more: Sequence[str] = ()) -> ctypes.CDLL:
     """The kernel's library, in this process. Raises RuntimeError when the linker does not want it."""
     try:
-        return _library(build(kernel, defect))
+        return _library(build(kernel, defect, more))
     except OSError as e:
         raise RuntimeError(f"kernel {kernel.name}: {kernel.library or kernel.source} cannot be loaded: {e}") from e
 
 
-def function(kernel: Kernel, symbol: str = "", defect: str = "") -> tuple[Any, Any]:
+def function(kernel: Kernel, symbol: str = "", defect: str = "", more: Sequence[str] = ()) -> tuple[Any, Any]:
     """The kernel's function and the one that says its workspace (None without). Raises RuntimeError for a symbol that is not there."""
-    symbol, library = symbol or kernel.symbol, load(kernel, defect)
+    symbol, library = symbol or kernel.symbol, load(kernel, defect, more)
     try:
         entry = library[symbol]
     except AttributeError:
@@ -186,6 +193,15 @@ def function(kernel: Kernel, symbol: str = "", defect: str = "") -> tuple[Any, A
     return entry, wanted
 
 
+@functools.cache
+def _staller() -> ctypes.CDLL | None:
+    """What a build that can be stalled calls, found by name; None on systems whose linkers want every name at once."""
+    if not sys.platform.startswith("linux"):
+        return None
+    built = build(Kernel("stalls", "", source=SOURCES / "stalls.cpp", symbol="stalls_begin"))
+    return ctypes.CDLL(str(built), mode=ctypes.RTLD_GLOBAL)
+
+
 # calling ---------------------------------------------------------------------------------------------------------------
 class Native:
     """A C function as a kernel: arrays in, arrays out, under a regime."""
@@ -193,6 +209,7 @@ class Native:
     def __init__(self, kernel: Kernel, symbol: str = "", defect: str = "") -> None:
         self.kernel = kernel
         self.entry, self.workspace = function(kernel, symbol, defect)
+        self._again = functools.cache(lambda: self._stalled(symbol, defect))
 
     def __call__(
         self,
@@ -208,11 +225,33 @@ class Native:
         Raises KernelFault for what no kernel may do.
         """
         rooms, call = self._bound(attrs, inputs, outputs, regime, types)
-        code = self.entry(ctypes.byref(call))
+        stalled = self._again() if regime.stalls else None
+        code = self.entry(ctypes.byref(call)) if stalled is None else stalled(call)
         rooms.examine()
         if code not in (0, 1):
             raise KernelFault(f"returned {code}")
         return None if code else rooms.results()
+
+    def _stalled(self, symbol: str, defect: str) -> Callable[[_Call], int] | None:
+        """The kernel in a build of which threads are stalled; None for one that has no threads, or that does not build like this."""
+        source = self.kernel.source
+        if source is None or not any(_THREADED.search(text) for text in sources(source).values()):
+            return None
+        try:
+            staller, (entry, _) = _staller(), function(self.kernel, symbol, defect, STALLING)
+        except (RuntimeError, Unsupported):
+            return None
+        if staller is None:
+            return None
+
+        def call(arguments: _Call) -> int:
+            staller.stalls_begin()
+            try:
+                return int(entry(ctypes.byref(arguments)))
+            finally:
+                staller.stalls_end()
+
+        return call
 
     def timed(
         self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], types: Any = None

@@ -111,7 +111,7 @@ class Substitution:
             if got is not None:
                 _written(run_under, got)
                 if self.hostile:
-                    got, note = _worst(run_under, got, kernel.strided)
+                    got, note = _worst(run_under, got, kernel)
         except KernelFault as e:
             raise KernelFault(f"{place}: {e}") from None
         except Unsupported:
@@ -157,11 +157,11 @@ def _written(run_under: Callable[[Regime], list[Any] | None], got: list[Any]) ->
             raise KernelFault(f"did not write {int(left.sum())} of the {left.size} elements of output {k}, the first at {first}")
 
 
-def _worst(run_under: Callable[[Regime], list[Any] | None], got: list[Any], strided: bool) -> tuple[list[Any], str]:
+def _worst(run_under: Callable[[Regime], list[Any] | None], got: list[Any], kernel: Kernel) -> tuple[list[Any], str]:
     """The result furthest from the plain one under regimes that a correct kernel does not notice, and the names of those that were about as far."""
     worst, gaps = got, dict[str, float]()
     for regime in HOSTILE:
-        if regime.gaps and not strided:
+        if (regime.gaps and not kernel.strided) or (regime.stalls and kernel.threads < 2):
             continue
         until = time.perf_counter() + PATIENCE
         for _ in range(regime.repeats):

@@ -88,6 +88,7 @@ CAUGHT = {
     "takes-zeros-for-granted": ("unstable", "differs with a workspace that was used before"),
     "drops-the-last-chunk": ("unstable", "two threads"),
     "races": ("unstable", "threads"),
+    "shares-its-scratch": ("unstable", "three threads, stalled now and then"),
     "needs-a-line-and-does-not-say-so": ("broken", "returned 7"),
     "fails": ("broken", "kernel fails at Neg: returned 7"),
     "crashes": ("crash", "SIGSEGV\nin kernel crashes at Neg"),

@@ -2,10 +2,6 @@
 #include <omp.h>
 
 #include <cmath>
-#ifdef DEFECT_SHARED_VOTES
-#include <chrono>
-#include <thread>
-#endif
 
 #include "exponential.h"
 #include "operands.h"
@@ -49,9 +45,6 @@ extern "C" int capsule_routing(const Call *call) {
                 votes[i * l.out * l.size + j] = sum;
             }
         }
-#ifdef DEFECT_SHARED_VOTES
-        if (call->threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // or it would take luck to see
-#endif
 #ifdef DEFECT_STALE_LOGITS
         if (n == 0)
 #endif

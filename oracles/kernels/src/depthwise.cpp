@@ -2,11 +2,6 @@
 // A padded copy of the plane frees the inner loops from borders; four rows of outputs share every load of the input.
 #include <omp.h>
 
-#ifdef DEFECT_SHARED_COPY
-#include <chrono>
-#include <thread>
-#endif
-
 #include "operands.h"
 #include "wide.h"
 
@@ -117,9 +112,6 @@ extern "C" int depthwise_convolution(const Call *call) {
         float *copy = (float *)call->workspace + omp_get_thread_num() * tall * wide;
 #endif
         pad(p, image + at * p.height * p.width, copy);
-#ifdef DEFECT_SHARED_COPY
-        if (call->threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));  // or it would take luck to see
-#endif
         for (int64_t also = 0; also < multiple; also++) {
             const int64_t made = at % channels * multiple + also;
             float *y = result + (at * multiple + also) * p.rows * p.columns;

@@ -94,6 +94,18 @@ extern "C" int races(const Call *call) {
     return 0;
 }
 
+extern "C" int64_t shares_its_scratch_workspace(const Call *call) { return 4 * 32; }
+extern "C" int shares_its_scratch(const Call *call) { // a few hundred nanoseconds in which another thread would have to come by
+    volatile float *scratch = (volatile float *)call->workspace; // meant to be 32 elements for every thread
+#pragma omp parallel for num_threads(call->threads)
+    for (int64_t block = 0; block < N / 32 + 1; block++) {
+        const int64_t n = N - block * 32 < 32 ? N - block * 32 : 32;
+        LOOP(n) scratch[i] = -X[block * 32 + i];
+        LOOP(n) Y[block * 32 + i] = scratch[i];
+    }
+    return 0;
+}
+
 extern "C" int fails(const Call *call) { return 7; }
 
 extern "C" int is_never_mine(const Call *call) { return 1; }

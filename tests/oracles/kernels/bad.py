@@ -21,6 +21,7 @@ SYMBOLS = (
     "workspace_too_small",
     "drops_the_last_chunk",
     "races",
+    "shares_its_scratch",
     "fails",
     "is_never_mine",
     "crashes",
