@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from fuzzer.decided import MASKED, undecided
 from fuzzer.generate import generate_from
 from fuzzer.grow import EVERYTHING, Menu
 from fuzzer.sources import Seeded
 from oracles.adjoint import Weigh, weigher
 from oracles.backends.torch import UNSUPPORTED
 from oracles.records import Case
-from oracles.reference import Expected, reference
+from oracles.reference import Expected
 from oracles.rewriting import nodes
 from specs.program import Program
 from specs.rule import Unsupported
@@ -44,13 +45,12 @@ class Prepared:
 
 
 def prepared(seed: tuple[object, ...], size: int, menu: Menu = EVERYTHING, elements: int = 2048) -> Prepared | None:
-    """None where the network has no safe inputs: then there is nothing to judge."""
+    """None where the network has no safe inputs, or where nearly nothing would be judged: the campaign draws it again as well."""
     made = generate_from(Seeded(*map(str, seed)), size, menu, elements, check=False)
-    if not made.found.safe:
+    if made.expected is None or undecided(made.expected, steps=False) > MASKED:
         return None
-    expected = reference(made.program, made.case.inputs)
     ops = frozenset(n.op.name for n in nodes(made.program.graph))
-    return Prepared(made.case, made.program, expected, weigher(made.program, made.case.inputs), ops, len(made.network.steps))
+    return Prepared(made.case, made.program, made.expected, weigher(made.program, made.case.inputs), ops, len(made.network.steps))
 
 
 def stream(name: str, count: int, sizes: tuple[int, ...], menu: Menu = EVERYTHING) -> Iterator[Prepared]:

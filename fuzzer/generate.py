@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from fuzzer.assemble import assemble
+from fuzzer.decided import decided
 from fuzzer.emit import emit, fill
 from fuzzer.grow import EVERYTHING, Menu
 from fuzzer.network import Network
@@ -22,6 +23,7 @@ from fuzzer.sources import Seeded
 from fuzzer.wiring import grow
 from fuzzer.wrap import wrap
 from oracles.records import Case
+from oracles.reference import Expected
 from specs.draw import Source
 from specs.program import Program, to_torch
 from specs.rule import Misfit
@@ -31,7 +33,10 @@ REPAIRS = 4  # operators replaced, at most, in a network that has no safe inputs
 
 @dataclass(frozen=True)
 class Generated:
-    """A case with what the campaign wants to know about how it came about. `seconds` by stage."""
+    """A case with what the campaign wants to know about how it came about. `seconds` by stage.
+
+    expected  the reference at the case's inputs, which was needed to see what it decides; None without safe inputs
+    """
 
     case: Case
     network: Network
@@ -39,6 +44,7 @@ class Generated:
     found: Found
     seconds: Mapping[str, float] = field(default_factory=dict)
     repairs: int = 0
+    expected: Mapping[str, Expected] | None = None
 
 
 def generate_from(
@@ -72,17 +78,20 @@ def complete(source: Source, network: Network, origin: Mapping[str, object] | No
         program = Program(proto, torch.float64)
         found = search(network.leaves, program, source)
     times.append(time.perf_counter())
+    expected = None
+    if found.safe:
+        found, expected = decided(program, found, lambda c: _refill(program, network, c), lambda: search(network.leaves, program, source, 1))
+    times.append(time.perf_counter())
     fill(proto, found.contents)
-    _refill(program, network, found.contents)
+    inputs = _refill(program, network, found.contents)
     model = proto.SerializeToString()
     if check:
         onnx.checker.check_model(model, full_check=True)
     times.append(time.perf_counter())
-    inputs = {v.name: found.contents[v.name] for v in network.inputs}
     named = found.safe and "symbolic dimensions" in network.features
     others = more_sizes(network, proto, program, found.contents, source) if named else []
-    seconds = {stage: float(t) for stage, t in zip(("grow", "emit", "search", "check"), np.diff(times), strict=True)}
-    return Generated(Case(model, inputs, dict(origin or {}), tuple(others)), network, program, found, seconds, repairs)
+    seconds = {stage: float(t) for stage, t in zip(("grow", "emit", "search", "reference", "check"), np.diff(times), strict=True)}
+    return Generated(Case(model, inputs, dict(origin or {}), tuple(others)), network, program, found, seconds, repairs, expected)
 
 
 def _network(source: Source, nodes: int, menu: Menu, elements: int) -> Network:
@@ -94,8 +103,8 @@ def _network(source: Source, nodes: int, menu: Menu, elements: int) -> Network:
     return grow(source, nodes, menu, elements)
 
 
-def _refill(program: Program, network: Network, contents: Mapping[str, np.ndarray]) -> None:
-    """Give the program that was searched the contents that were found, instead of parsing the finished model again."""
+def _refill(program: Program, network: Network, contents: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Give the program that was searched the contents that were found, instead of parsing the finished model again; the inputs of a run."""
     constants = program.graph.constants
     for v in network.leaves:
         if v.kind == "initializer":
@@ -103,6 +112,7 @@ def _refill(program: Program, network: Network, contents: Mapping[str, np.ndarra
     for node in program.graph.nodes:
         if node.op.name == "Constant" and node.outputs[0] in contents:
             node.attrs["value"] = (node.attrs["value"][0], contents[node.outputs[0]])
+    return {v.name: contents[v.name] for v in network.inputs}
 
 
 def generate(seed: int, index: int = 0, *, nodes: int = 10, menu: Menu = EVERYTHING, elements: int = 4096) -> Case:
