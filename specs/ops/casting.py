@@ -184,9 +184,14 @@ def _to_bool(ball: Ball, y: Tensor) -> Sequence[Radii]:
 def _float_to_integer(ball: Ball, y: Tensor, target: Format) -> Sequence[Radii]:
     """Truncation at both ends; undefined as soon as one of them is out of range.
 
-    Below 8 bits ONNX's text rounds to nearest even, its reference truncates, ONNX Runtime rounds halves away: all are taken.
+    Below 8 bits ONNX's text rounds to nearest even, its reference truncates, ONNX Runtime rounds halves away: all are taken,
+    which agree below one half.
     """
     x, narrow = ball.value, target.bits < 8
+
+    def all_ways(v: Tensor) -> Tensor:
+        away = (v.abs() + 0.5).floor().copysign(v)
+        return (v.trunc() - y).abs().maximum((v.round() - y).abs()).maximum((away - y).abs())
 
     def inside(v: Tensor) -> Tensor:
         if narrow:
@@ -196,7 +201,7 @@ def _float_to_integer(ball: Ball, y: Tensor, target: Format) -> Sequence[Radii]:
     if ball.worst is None:
         bad, own = ~inside(x), None
         if narrow and bool((x != x.round()).any()):
-            own = (x != x.round()).double()
+            own = all_ways(x.double())
         if bool(bad.any()):
             own = zeros_like(y).masked_fill(bad, INF) if own is None else own.masked_fill(bad, INF)
         return answer(None, None, y, own)
@@ -205,7 +210,7 @@ def _float_to_integer(ball: Ball, y: Tensor, target: Format) -> Sequence[Radii]:
         e = finite(e)
         low, high = x - e, x + e
         if narrow:
-            reach = (high.ceil() - y).abs().maximum((y - low.floor()).abs())
+            reach = all_ways(low).maximum(all_ways(high))
         else:
             reach = (low.trunc() - x.trunc()).abs().maximum((high.trunc() - x.trunc()).abs())
         return reach.masked_fill(~(inside(low) & inside(high)), INF)

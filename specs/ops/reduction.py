@@ -192,8 +192,8 @@ def _factors(o: Over, x: Tensor) -> Tensor:
 def _counted(reach: Callable[[Over, Tensor], Tensor], adds: bool = False, divides: bool = False) -> ErrorRule:
     """Integer reductions: exact as long as nothing on the way, `reach(|x|)`, can leave the range; beyond, backends wrap or saturate.
 
-    adds     radii add up (ReduceSum); otherwise an inexact operand makes everything undecided
-    divides  a negative mean that is no integer: nothing says whether it is rounded down or toward zero
+    adds     radii add up (ReduceSum, ReduceMean); otherwise an inexact operand makes everything undecided
+    divides  a mean; a negative one that is no integer: nothing says whether it is rounded down or toward zero
     """
 
     def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
@@ -209,7 +209,13 @@ def _counted(reach: Callable[[Over, Tensor], Tensor], adds: bool = False, divide
         over_ = reach(o, size) > form.largest
         if divides:
             open_ = ((y < 0) & (o.sum(ball.value) != y * o.n)).double() if form.kind == "int" else None
-            worst = spread = open_ if open_ is not None and bool(open_.any()) else None
+            if worst is not None and spread is not None:
+                either = worst > 0 if form.kind == "int" else worst < 0
+                open_ = either.double() if open_ is None else open_.masked_fill(either, 1.0)
+                worst, spread = ((r / max(1, o.n)).ceil() + open_ for r in (worst, 2 * spread))
+                spread = spread / 2
+            else:
+                worst = spread = open_ if open_ is not None and bool(open_.any()) else None
         if bool(over_.any()):
             zero = torch.zeros(y.shape, dtype=torch.float64)
             worst, spread = ((zero if r is None else r).masked_fill(over_, INF) for r in (worst, spread))
@@ -371,7 +377,7 @@ def _positive_sum(a: Node, x: Tensor, axes: Tensor | None = None) -> list[Tensor
 
 
 op("ReduceSum", meaning=reduced(_sum), error=_floats(_sum_error, _counted(Over.sum, adds=True)), weight=2)(_draw(13, low=0))
-op("ReduceMean", meaning=reduced(_mean), error=_floats(_mean_error, _counted(Over.sum, divides=True)), weight=2)(_draw())
+op("ReduceMean", meaning=reduced(_mean), error=_floats(_mean_error, _counted(Over.sum, adds=True, divides=True)), weight=2)(_draw())
 op("ReduceMax", meaning=reduced(_extreme(True)), error=_extreme_error(True))(_draw())
 op("ReduceMin", meaning=reduced(_extreme(False)), error=_extreme_error(False))(_draw())
 op("ReduceProd", meaning=reduced(_prod), error=_floats(_prod_error, _counted(_factors)))(_draw(low=0, few=True))

@@ -12,7 +12,7 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.contraction import growth
 from specs.formats import Format
-from specs.numerics import COVERED, EXACT, INF, TYPICAL, Ball, Policy, Radii, settle
+from specs.numerics import COVERED, EXACT, INF, TYPICAL, Ball, Policy, Radii, settle, zeros_like
 from specs.ops.scanning import WIDE, candidates
 from specs.program import Node
 
@@ -94,10 +94,22 @@ def _setting(node: Any, balls: Sequence[Ball | None]) -> tuple[Format, Ball, Ten
     return form, _reshaped(ball, x), x, axis
 
 
+def _alone(ball: Ball, x: Tensor, axis: int, y: Tensor) -> Sequence[Radii] | None:
+    """A row of one element is 1, and its logarithm 0, whatever the element is: exp(0) / exp(0). None for longer rows."""
+    if x.shape[axis] != 1:
+        return None
+    if ball.worst is None or bool((ball.worst < INF).all()):
+        return [EXACT]  # what is infinite gives a NaN, which the interpreter finds undecided
+    open_ = zeros_like(x).masked_fill(~(ball.worst < INF), INF).reshape(y.shape)
+    return [(open_, open_)]
+
+
 def _softmax_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     form, ball, x, axis = _setting(node, balls)
     if not x.numel():
         return [EXACT]
+    if (alone := _alone(ball, x, axis, ys[0])) is not None:
+        return alone
     worst, spread = softmax_radii(policy, form, x, ball, axis)
     return [(worst.reshape(ys[0].shape), spread.reshape(ys[0].shape))]
 
@@ -106,6 +118,8 @@ def _log_softmax_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
     form, ball, x, axis = _setting(node, balls)
     if not x.numel():
         return [EXACT]
+    if (alone := _alone(ball, x, axis, ys[0])) is not None:
+        return alone
     worst, spread = log_softmax_radii(policy, form, x, ball, ys[0].reshape(x.shape), axis)
     return [(worst.reshape(ys[0].shape), spread.reshape(ys[0].shape))]
 

@@ -78,9 +78,10 @@ def test_floats_to_integers_truncate_and_are_undefined_out_of_range() -> None:
 
 
 def test_below_eight_bits_any_of_three_roundings_is_taken() -> None:
-    x = np.array([0.3, 2.5, 3.0], np.float32)
-    assert cast(x, "int4").astype(int).tolist() == [0, 2, 3]
-    assert radius(x, "int4") == [1, 1, 0]
+    x = np.array([0.3, 2.5, 3.0, -2.3, -2.7, 3.5], np.float32)
+    assert cast(x, "int4").astype(int).tolist() == [0, 2, 3, -2, -3, 4]
+    assert radius(x, "int4") == [0, 1, 0, 0, 1, 1], "below one half all three agree"
+    assert radius(np.array([4.0, 5.0, 6.3], np.float32), "int4", chain="Sqrt") == [1, 0, 1], "2.51 is 2 or 3; 2 may be a little less"
 
 
 def test_integers_drop_high_bits() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 from onnx import helper
@@ -119,3 +120,21 @@ def test_a_half_precision_mean_is_undecided_where_its_sum_overflows() -> None:
 def test_integer_products_that_leave_the_range_are_undecided() -> None:
     assert np.isinf(bound("ReduceProd", np.full(40, 3, np.int32))[1]).all()
     assert not bound("ReduceProd", np.full(10, 3, np.int32))[1].any()
+
+
+def test_a_softmax_over_one_element_is_exact_unless_nothing_is_known_of_it() -> None:
+    x = np.array([[3.7], [-80.0]], F32)
+    for op, value in (("Softmax", 1.0), ("LogSoftmax", 0.0)):
+        y, worst = bound(op, x)
+        assert (y == value).all() and not worst.any()
+    assert np.isinf(bound("Softmax", np.array([[np.inf]], F32))[1]).all()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8])
+def test_a_mean_of_doubtful_integers_moves_by_their_mean_and_one(kind: Any) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 18]> agraph (float[1,4] x) => ({"int32" if kind is np.int32 else "uint8"}[1,1] y) {{
+        r = Sqrt(x) c = Cast<to: int = {helper.np_dtype_to_tensor_dtype(np.dtype(kind))}>(r) axes = Constant<value_ints = [1]>() y = ReduceMean(c, axes) }}"""
+    ball = reference(Program(onnx.parser.parse_model(text), torch.float64), {"x": np.array([[4, 9, 5, 100]], F32)})["y"].ball
+    for doubt in ((0, 0), (1, 0), (0, 1), (1, 1)):  # 2 and 3 may be 1 and 2
+        legal = (2 - doubt[0] + 3 - doubt[1] + 2 + 10) // 4
+        assert abs(int(ball.value) - legal) <= float(ball.worst) <= 2
