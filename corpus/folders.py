@@ -95,7 +95,10 @@ def write_case(
 
 
 def put_before(folder: Path, case: Case) -> None:
-    """Inputs on which the model is run first, as before-0.npz, before-1.npz ..."""
+    """Inputs on which the model is run first, as before-0.npz, before-1.npz ...; those of a case that was here are taken away."""
+    for left in folder.glob("before-*.npz"):
+        if left.name not in {f"before-{i}.npz" for i in range(len(case.before))}:
+            left.unlink(missing_ok=True)
     for i, inputs in enumerate(case.before):
         put_arrays(folder / f"before-{i}.npz", inputs)
 

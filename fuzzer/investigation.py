@@ -72,7 +72,7 @@ def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) 
             small, confirmed = suspicion.case, _confirmed(suspicion.case, suspicion.verdict, suspicion.outcomes, settings)
         original = suspicion.case if small.id != suspicion.case.id else None
         finding = Finding.of(confirmed, original=original, environment={})
-        if confirmed.verdict.is_finding and confirmed.verdict.verdict not in SLOW and not small.before:
+        if confirmed.verdict.is_finding and confirmed.verdict.verdict not in SLOW:
             found = guilt(finding, again, judged, seconds / 2, settings.timeout, settings.memory)
     except Exception:
         return Answer(suspicion, None, failure=traceback.format_exc(limit=-6))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 
@@ -132,7 +131,7 @@ def reduce_to(out: Path, finding: Finding, limits: Limits, stop: Callable[[], bo
     if result.finished:
         state.remove()
     else:
-        state.write(Draft(onnx.load_from_string(result.case.model), result.case.inputs), asked)
+        state.write(Draft.of(result.case), asked)
     return Done(small, folder, before, result, stop())
 
 
@@ -151,7 +150,7 @@ class _State:
             return None, {}
 
     def write(self, draft: Draft, asked: Mapping[bytes, bool]) -> None:
-        write_case(self.folder, Case(draft.data, {n: np.asarray(a) for n, a in draft.inputs.items()}))
+        write_case(self.folder, draft.case())
         if len(asked) >= self._saved + SAVE or not self._saved:
             put_json(self.folder / "asked.json", {k.hex(): v for k, v in dict(asked).items()})
             self._saved = len(asked)

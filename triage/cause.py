@@ -21,6 +21,7 @@ from specs.formats import BY_ONNX, Format
 from triage.message import normalise
 from triage.shape import digest, shape
 
+LATER = "later run"
 SMALL = 3  # nodes: the operators of a model this small are the blame when nothing names one
 #: Operators that are also words of error messages: a message has to quote them, or say "node" or "operator".
 WORDS = frozenset({
@@ -41,6 +42,7 @@ class Cause:
     ops      operators blamed, () when nothing tells
     dtype    class of formats at the blamed operator: half, float, double, int, bool ...
     pattern  "always", or "optimised" when the setting without optimisation is fine
+    stage    "load" or "run" of what died; LATER for what shows only once the same compiled model has run on other inputs
     message  normalised; empty for wrong values
     shape    of the reduced graph; empty for what was not reduced, and where a message tells the cause
     guilty   what of the compiler was found guilty: passes, options, kernels; () when it was not searched for, or not found
@@ -83,10 +85,9 @@ def cause(case: Case, verdict: Verdict, outcomes: Sequence[Outcome] = (), verdic
     if verdict.verdict == "mistyped" and message != "type":
         names = []  # a wrong shape is one defect in all types
     form = digest(shape(model.proto)) if reduced and ops and not message else ""
+    stage = said.stage if died and said else LATER if case.before else ""
     pattern = "always" if _reference(verdict.backend) in {None, verdict.setting, *same} else "optimised"
-    return Cause(
-        verdict.backend, verdict.verdict, ops, model.dtype(names), pattern, said.stage if died and said else "", normalise(message, model.names), (), form
-    )
+    return Cause(verdict.backend, verdict.verdict, ops, model.dtype(names), pattern, stage, normalise(message, model.names), (), form)
 
 
 def named(case: Case, verdict: Verdict) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ import onnx.shape_inference
 from onnx import helper, numpy_helper
 
 from corpus import walk
+from oracles.records import Case
 from specs.formats import BY_NUMPY, Format
 from specs.rule import Unsupported, UsageError
 
@@ -23,10 +25,21 @@ MEANINGLESS = (Unsupported, UsageError, ArithmeticError, AssertionError, Attribu
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A model and its inputs. Never changed in place: steps make new ones with `changed` and `part`."""
+    """A model and its inputs. Never changed in place: steps make new ones with `copy` and `part`.
+
+    before  inputs on which the same compiled model runs first; None from a step that does not say (see `triage.earlier`)
+    """
 
     model: onnx.ModelProto
     inputs: Mapping[str, np.ndarray]
+    before: tuple[Mapping[str, np.ndarray], ...] | None = None
+
+    @classmethod
+    def of(cls, case: Case) -> Draft:
+        return cls(onnx.load_from_string(case.model), dict(case.inputs), case.before)
+
+    def case(self, origin: Mapping[str, Any] | None = None) -> Case:
+        return Case(self.data, dict(self.inputs), origin or {}, self.before or ())
 
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
@@ -39,11 +52,17 @@ class Draft:
     @cached_property
     def id(self) -> bytes:
         digest = hashlib.blake2b(self.data, digest_size=16)
-        for name in sorted(self.inputs):
-            a = self.inputs[name]
-            digest.update(f"{name}:{a.dtype}:{a.shape}".encode())
-            digest.update(repr(a.tolist()).encode() if a.dtype == object else np.ascontiguousarray(a).tobytes())
+        for inputs in (self.inputs, *(self.before or ())):
+            for name in sorted(inputs):
+                a = inputs[name]
+                digest.update(f"{name}:{a.dtype}:{a.shape}".encode())
+                digest.update(repr(a.tolist()).encode() if a.dtype == object else np.ascontiguousarray(a).tobytes())
         return digest.digest()
+
+    @cached_property
+    def earlier(self) -> tuple[Draft, ...]:
+        """The runs before the last one, each by itself."""
+        return tuple(Draft(self.model, inputs, ()) for inputs in self.before or ())
 
     @cached_property
     def maker(self) -> dict[str, int]:
@@ -80,12 +99,14 @@ class Draft:
 
     @cached_property
     def size(self) -> tuple[int, ...]:
-        """The order of simplicity: nodes, outputs, tensors, elements and ranks, how common the types, how plain attributes and numbers, the opset, bytes."""
+        """The order of simplicity: nodes, outputs, runs, tensors, elements and ranks, how common types are, how plain attributes and numbers, opset, bytes."""
         tensors = [*self.inputs.values(), *(numpy_helper.to_array(t) for t in self.weights.values())]
+        tensors += [a for run in self.before or () for n, a in run.items() if a is not self.inputs.get(n)]
         nodes = list(walk.all_nodes(self.nodes))
         return (
             len(nodes) + sum(len(f.node) for f in self.model.functions),
             len(self.model.graph.output),
+            len(self.before or ()),
             len(tensors),
             sum(t.size for t in tensors),
             sum(t.ndim for t in tensors),

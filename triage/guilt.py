@@ -9,7 +9,6 @@ from math import inf
 from typing import Literal
 
 import numpy as np
-import onnx
 
 from oracles import blame as oracle
 from oracles.plugin import Target, find
@@ -17,6 +16,7 @@ from oracles.pool import GIB
 from oracles.records import Case, Outcome
 from triage.cause import cause
 from triage.draft import MEANINGLESS, Draft
+from triage.earlier import carried
 from triage.finding import Finding
 from triage.known import match
 from triage.message import normalise
@@ -137,7 +137,7 @@ def _step(finding: Finding, setting: str, run: Run, judge: Judge, seconds: float
 
 
 def _node(finding: Finding, setting: str, run: Run, judge: Judge, end: float) -> Guilt:
-    names, every = alone(finding, setting, run, judge, end), working(Draft(onnx.load_from_string(finding.case.model), finding.case.inputs))
+    names, every = alone(finding, setting, run, judge, end), working(Draft.of(finding.case))
     if names:
         what = f"{_listed(names)}, each of which is wrong alone" if names[1:] else f"{''.join(names)}, which is wrong alone"
         return Guilt("node", names, f"the implementation of {what}" + ("" if len(finding.failing) < len(finding.settings) else ", whatever is turned off"))
@@ -153,7 +153,7 @@ def working(draft: Draft) -> list[int]:
 
 def alone(finding: Finding, setting: str, run: Run, judge: Judge, end: float = inf) -> tuple[str, ...]:
     """Operators of the nodes that fail in the same way when they are run alone on right values; the one nearest to the output first."""
-    draft, found = Draft(onnx.load_from_string(finding.case.model), finding.case.inputs), list[str]()
+    draft, found = Draft.of(finding.case), list[str]()
     nodes = working(draft)
     if len(nodes) == 1:
         return (draft.nodes[nodes[0]].op_type,)
@@ -161,14 +161,15 @@ def alone(finding: Finding, setting: str, run: Run, judge: Judge, end: float = i
         if time.monotonic() >= end:
             break
         one = single(draft, i)
-        if one is not None and one.valid and draft.nodes[i].op_type not in found and _fails(finding, Case(one.data, one.inputs), setting, run, judge):
+        if one is not None and one.valid and draft.nodes[i].op_type not in found and _fails(finding, one.case(), setting, run, judge):
             found.append(draft.nodes[i].op_type)
     return tuple(found)
 
 
 def single(draft: Draft, i: int) -> Draft | None:
     """A node of the graph by itself, on the values that it has in float64."""
-    return draft.part([o for o in draft.nodes[i].output if o], [o for n in draft.nodes for o in n.output if o not in draft.nodes[i].output])
+    part = draft.part([o for o in draft.nodes[i].output if o], [o for n in draft.nodes for o in n.output if o not in draft.nodes[i].output])
+    return carried(draft, part)
 
 
 def _fails(finding: Finding, case: Case, setting: str, run: Run, judge: Judge) -> bool:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
 
 from corpus import walk
 from oracles.plugin import Target, find
 from oracles.records import Case, Outcome, Verdict
 from triage.cause import WROTE, cause, named
 from triage.draft import MEANINGLESS, Draft
+from triage.earlier import carried
 from triage.finding import Finding
 from triage.guilt import VALUES, blamed, guilt, guilty_switches, single, working
 from triage.known import match
@@ -41,8 +41,8 @@ def same_failure(finding: Finding, run: Run, judge: Judge = judged, guilty: Sequ
     cure = [Target(v.backend, ("~".join([failing, *guilty]),))]
     least = min(v.ratio / LESS, 2.0) if v.ratio and np.isfinite(v.ratio) else 0.0
 
-    def keeps(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
-        case = Case(model.SerializeToString(), inputs)
+    def keeps(draft: Draft) -> bool:
+        case = draft.case()
         try:
             outcomes = run(case, target)
             verdicts = judge(case, outcomes)
@@ -61,7 +61,8 @@ def _same(finding: Finding, case: Case, outcomes: Sequence[Outcome], verdicts: S
     here = [x for x in verdicts if x.setting == failing and x.verdict == v.verdict]
     if not here or any(x.is_finding for x in verdicts if x.setting not in finding.failing):
         return False
-    if any(x.is_finding and x.verdict != v.verdict for x in verdicts if x.setting == failing):
+    beside = VALUES if v.verdict == "unstable" else ()  # what differs from run to run is wrong in one of them
+    if any(x.is_finding and x.verdict != v.verdict and x.verdict not in beside for x in verdicts if x.setting == failing):
         return False
     if v.verdict in SAID:
         said = set(named(finding.case, v))
@@ -102,6 +103,7 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
     comes back as it was.
     """
     effort = effort or Effort(seconds, seconds / 3)
+    finding = _unsteady(finding)
     began = time.monotonic()
     guilty = guilty_switches(finding, judge, max(effort.blame, effort.seconds / 3) / 2) if len(finding.failing) < len(finding.settings) else ()
     keeps = same_failure(finding, run, judge, guilty)
@@ -136,26 +138,35 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
     return replace(made, known=known), result
 
 
+def _unsteady(finding: Finding) -> Finding:
+    """A wrong value that another run of the same compiled model gives otherwise is a matter of runs, not of values."""
+    v = finding.verdict
+    other = next((x for x in finding.verdicts if x.verdict == "unstable" and (x.setting, x.output) == (v.setting, v.output)), None)
+    if other is None or v.verdict not in VALUES:
+        return finding
+    return replace(finding, verdict=other, cause=cause(finding.case, other, finding.outcomes, finding.verdicts), given_key="")
+
+
 def _entry(finding: Finding, keeps: Keeps, run: Run, judge: Judge, end: float) -> Case | None:
     """Where to start, so that no other defect of the network is taken for this one; None for the case as it is.
 
     The one node that makes the wrong value, on right operands: it fails alone, and with right operands it still spoils the output
     that is wrong. When no single node does both, the wrong output alone.
     """
-    output, draft = finding.verdict.output, Draft(onnx.load_from_string(finding.case.model), finding.case.inputs)
-    mine = draft.part([output]) if output and finding.verdict.verdict in VALUES else None
+    output, draft = finding.verdict.output, Draft.of(finding.case)
+    mine = carried(draft, draft.part([output])) if output and finding.verdict.verdict in VALUES else None
     if mine is None:
         return None
     for i in reversed(working(mine)) if len(mine.nodes) > 1 and not mine.model.functions else ():
         if time.monotonic() >= end:
             break
         alone = single(mine, i)
-        if alone is None or not alone.valid or not keeps(alone.model, alone.inputs):
+        if alone is None or not alone.valid or not keeps(alone):
             continue
-        whole = mine.part([output], [r for r in walk.reads(mine.nodes[i]) if r in mine.maker])
-        if whole is not None and whole.valid and keeps(whole.model, whole.inputs):
-            return Case(alone.data, alone.inputs, finding.case.origin)
-    return Case(mine.data, mine.inputs, finding.case.origin) if mine.valid and keeps(mine.model, mine.inputs) else None
+        whole = carried(mine, mine.part([output], [r for r in walk.reads(mine.nodes[i]) if r in mine.maker]))
+        if whole is not None and whole.valid and keeps(whole):
+            return alone.case(finding.case.origin)
+    return mine.case(finding.case.origin) if mine.valid and keeps(mine) else None
 
 
 def reduced(

@@ -28,6 +28,7 @@ class Known:
     formats    classes of formats as in Cause: half, float, double, int ...
     versions   "<1.22", ">=1.10,<2", of the backend
     message    regular expression, searched in the backend's own words
+    stage      as in Cause: "later run" for what shows only once the same compiled model has run on other inputs
     guilty     passes of which one has to be blamed; where nothing was blamed, the rest decides
     status     open, closed, fixed
     """
@@ -45,6 +46,7 @@ class Known:
     message: str = ""
     fixed_in: str = ""
     guilty: tuple[str, ...] = ()
+    stage: str = ""
 
     @property
     def reference(self) -> str:
@@ -57,6 +59,7 @@ class Known:
             cause.backend == self.backend
             and (not self.verdicts or cause.verdict in self.verdicts)
             and (not self.formats or not cause.dtype or cause.dtype in self.formats)
+            and (not self.stage or self.stage == cause.stage)
             and (not self.versions or not version or in_range(version, self.versions))
             and (not self.guilty or not cause.guilty or bool(set(self.guilty) & set(cause.guilty)))
             and (not self.message or re.search(self.message, message) is not None)

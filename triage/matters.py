@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import onnx
-
 from corpus.folders import put_json
 from oracles.plugin import Target, find
 from oracles.records import Case, Verdict
 from triage.cause import Model
 from triage.draft import MEANINGLESS, Draft
+from triage.earlier import carried
 from triage.finding import Finding
 from triage.message import normalise
 from triage.replay import Judge, Run, judged, runner
@@ -78,8 +77,7 @@ def matters(
     if finding.verdict.verdict in SLOW:
         return Matters((), 0, False, "each run takes the whole limit, so nothing was varied")
     inspector = _Inspector(finding, run or runner(), judge, folder)
-    draft = Draft(onnx.load_from_string(finding.case.model), dict(finding.case.inputs))
-    every = variations(draft, allowed)
+    every = variations(inspector.draft, allowed)
     end, found = time.monotonic() + seconds, list[tuple[Variation, End]]()
     try:
         for i, v in enumerate(every):
@@ -105,7 +103,7 @@ class _Inspector:
     """Asks the backend about variations, each once in its life."""
 
     def __init__(self, finding: Finding, run: Run, judge: Judge, folder: Path | None) -> None:
-        self.finding, self.run, self.judge, self.folder = finding, run, judge, folder
+        self.finding, self.run, self.judge, self.folder, self.draft = finding, run, judge, folder, Draft.of(finding.case)
         v = finding.verdict
         reference = find(v.backend).reference_setting
         self.target = [Target(v.backend, tuple(dict.fromkeys([*([reference] if reference else []), finding.failing[0]])))]
@@ -127,7 +125,10 @@ class _Inspector:
 
     def ask(self, variation: Variation) -> End:
         """How the first valid way to make the change ends."""
-        for draft in variation.drafts:
+        for changed in variation.drafts:
+            draft = carried(self.draft, changed)
+            if draft is None:
+                continue
             key = draft.id.hex()
             if key not in self.asked:
                 self.asked[key] = self._end(draft)
@@ -138,7 +139,7 @@ class _Inspector:
     def _end(self, draft: Draft) -> End:
         if not draft.valid:
             return "invalid"
-        case = Case(draft.model.SerializeToString(), draft.inputs, {}, self.finding.case.before)
+        case = draft.case()
         self.runs += 1
         try:
             verdicts = self.judge(case, self.run(case, self.target))

@@ -11,17 +11,15 @@ from __future__ import annotations
 import importlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
-import onnx
-
 from oracles.records import Case
 from triage.draft import Draft
+from triage.earlier import carried
 
-Keeps = Callable[[onnx.ModelProto, Mapping[str, np.ndarray]], bool]
+Keeps = Callable[[Draft], bool]
 Step = Callable[[Draft], Iterator[Draft | None]]
 
 
@@ -67,13 +65,13 @@ class Search:
 
     def _probe(self, draft: Draft) -> bool:
         self.probes += 1
-        return self.keeps(draft.model, draft.inputs)
+        return self.keeps(draft)
 
     def run(self, step: Step, name: str, anyway: bool = False) -> bool:
         """Take proposals of one step until none is left. `anyway`: once, and also when it is not simpler by our measure."""
         improved = False
         while not self.late:
-            found = self._first(d for d in step(self.best) if d is not None and (anyway or d.size < self.best.size))
+            found = self._first(d for p in step(self.best) if (d := carried(self.best, p)) is not None and (anyway or d.size < self.best.size))
             if found is None:
                 break
             self.best, improved = found, True
@@ -96,7 +94,7 @@ _steps: dict[str, Step] = {}
 _first: dict[str, Step] = {}
 
 
-FILES = ("triage.reduce_bodies", "triage.reduce_graph", "triage.reduce_values", "triage.reduce_types")
+FILES = ("triage.reduce_earlier", "triage.reduce_bodies", "triage.reduce_graph", "triage.reduce_values", "triage.reduce_types")
 
 
 def step(f: Step) -> Step:
@@ -142,7 +140,7 @@ def reduce(
     known = steps()
     chosen = known if only is None else {name: known[name] for name in only}
     asked = {} if asked is None else asked
-    search = Search(keeps, Draft(onnx.load_from_string(case.model), dict(case.inputs)), started + seconds, progress, asked, stop, together)
+    search = Search(keeps, Draft.of(case), started + seconds, progress, asked, stop, together)
     if not search.ask(search.best):
         raise ValueError("the case to be reduced does not fail in the way it should")
     with ThreadPoolExecutor(together) as pool:
@@ -158,5 +156,4 @@ def reduce(
                 improved = search.run(f, name) or improved
     best = search.best
     origin = {"reduced from": case.id, **{k: v for k, v in case.origin.items() if k != "choices"}}
-    result = Case(best.model.SerializeToString(), dict(best.inputs), origin)
-    return Reduced(result, len(best.nodes), search.probes, time.monotonic() - started, not search.late, tuple(search.log))
+    return Reduced(best.case(origin), len(best.nodes), search.probes, time.monotonic() - started, not search.late, tuple(search.log))

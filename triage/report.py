@@ -66,7 +66,7 @@ def claim(finding: Finding, plain: bool = False) -> str:
     backend = NAMES.get(v.backend, v.backend)
     version = finding.environment.get(v.backend, "")
     who = f"{backend} {version}".strip()
-    at = f", {SETTING.get(v.backend, 'setting')} {tick}{v.setting}{tick},"
+    at = f", {SETTING.get(v.backend, 'setting')} {tick}{v.setting}{tick},{later(finding)}"
     fine = [s for s in finding.settings if s not in finding.failing]
     runs = "runs" if v.verdict in ("broken", "refused", "crash", "hang", "oom") else "right"
     beside = f" ({', '.join(tick + s + tick for s in fine)}: {runs})" if fine else ""
@@ -87,6 +87,23 @@ def claim(finding: Finding, plain: bool = False) -> str:
         "hang": "does not finish a valid model", "oom": "runs out of memory on a small valid model",
     }.get(v.verdict, "gives a wrong answer")  # fmt: skip
     return f"{who}{at} {what}{beside}{f': {tick}{words}{tick}' if words else ''}{'' if words.endswith('.') else '.'}"
+
+
+def later(finding: Finding) -> str:
+    """On which run it happens, when that is not the first one: words for a sentence, with a space before and a comma behind."""
+    case = finding.case
+    if not case.before:
+        return ""
+    same = all({n: a.shape for n, a in run.items()} == {n: a.shape for n, a in case.inputs.items()} for run in case.before)
+    runs = "a run" if len(case.before) == 1 else f"{len(case.before)} runs"
+    return f" after {runs} of the same compiled model on {'other inputs' if same else 'inputs of other sizes'},"
+
+
+def runs(finding: Finding) -> str:
+    """The sizes of all runs of the compiled model, when there are several."""
+    case = finding.case
+    each = [", ".join(f"`{n}` {list(a.shape)}" for n, a in run.items()) for run in (*case.before, case.inputs)]
+    return f"\nOne compiled model runs on {'; then on '.join(each)}.\n" if case.before else ""
 
 
 def expectation(finding: Finding) -> str:
@@ -204,7 +221,7 @@ def readme(finding: Finding) -> str:
 ```
 {shown(finding.model.proto, 30)}
 ```
-{drawn}
+{runs(finding)}{drawn}
 **Reproduce:** `python repro.py` (status 1 while the defect is there), or `fuzz replay {finding.name}`. **File:** `fuzz report {finding.name}`.
 Reproduced {finding.reproduced} of {finding.repeats} times in fresh processes{f"; met {finding.count} times" if finding.count > 1 else ""}.
 

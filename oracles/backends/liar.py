@@ -16,7 +16,7 @@ from oracles.backends.reference import warm
 from oracles.plugin import Compiled, backend, split
 from specs.rule import Unsupported
 
-SETTINGS = ["ok", "element", "nan", "dtype", "shape", "crash", "abort", "hang", "oom", "hoard", "unstable", "refuse", "broken", "unsupported"]
+SETTINGS = ["ok", "element", "nan", "dtype", "shape", "crash", "abort", "hang", "oom", "hoard", "unstable", "stale", "refuse", "broken", "unsupported"]
 
 
 #: What can be turned off in it; the lies told by "element" and "broken" need both of the guilty.
@@ -28,7 +28,8 @@ SWITCHES, GUILTY = ["folding", "fusion", "layout", "sharing", "reuse"], {"fusion
 )
 def liar(model: bytes, setting: str) -> Compiled:
     """`refuse` fails at load, `broken` at run; `crash` and `abort` die, `oom` asks for memory
-    until it is refused, `hoard` takes pages that no limit of the system counts."""
+    until it is refused, `hoard` takes pages that no limit of the system counts; `stale` is wrong about a Tanh at any other size than
+    that of its first run."""
     setting, off = split(setting)
     if setting in ("element", "broken") and GUILTY & set(off):
         setting = "ok"
@@ -37,17 +38,24 @@ def liar(model: bytes, setting: str) -> Compiled:
     if setting == "unsupported":
         raise Unsupported("liar: I do not implement this operator")
     honest = answers(model)
-    count = itertools.count()
+    count, sizes = itertools.count(), set[str]()
 
     def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
         _misbehave(setting)
         outputs = dict(honest(feeds))
+        if setting == "stale" and b"Tanh" in model:
+            sizes.add(str([a.shape for a in feeds.values()]))
+            return _stale(outputs) if len(sizes) > 1 else outputs
         name = _victim(outputs)
         if name is not None:
             outputs[name] = _distort(outputs[name], setting, next(count))
         return outputs
 
     return call
+
+
+def _stale(outputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: _distort(a, "element", 0) for name, a in outputs.items()}
 
 
 def _misbehave(setting: str) -> None:

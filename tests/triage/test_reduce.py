@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -33,8 +32,8 @@ def has(*ops: str):
     from triage.cause import Model
     from triage.known import has_chain
 
-    def keeps(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
-        return has_chain(Model(proto.SerializeToString()), ops)
+    def keeps(draft: Draft) -> bool:
+        return has_chain(Model(draft.data), ops)
 
     return keeps
 
@@ -66,28 +65,28 @@ def test_the_same_result_each_time() -> None:
 def test_no_case_is_asked_twice() -> None:
     asked = list[bytes]()
 
-    def keeps(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
-        asked.append(Draft(proto, inputs).id)
-        return has("Mul")(proto, inputs)
+    def keeps(draft: Draft) -> bool:
+        asked.append(draft.id)
+        return has("Mul")(draft)
 
     result = reduce(LONG, keeps)
     assert len(asked) == len(set(asked)) == result.probes
 
 
 def test_time_is_kept() -> None:
-    def slow(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
+    def slow(draft: Draft) -> bool:
         time.sleep(0.05)
-        return has("Mul", "Tanh")(proto, inputs)
+        return has("Mul", "Tanh")(draft)
 
     started = time.monotonic()
     result = reduce(LONG, slow, seconds=0.3)
     assert time.monotonic() - started < 3 and not result.finished
-    assert has("Mul", "Tanh")(onnx.load_from_string(result.case.model), result.case.inputs)
+    assert has("Mul", "Tanh")(Draft.of(result.case))
 
 
 def test_a_predicate_that_never_holds_is_an_error() -> None:
     with pytest.raises(ValueError, match="does not fail"):
-        reduce(LONG, lambda proto, inputs: False)
+        reduce(LONG, lambda draft: False)
 
 
 def test_progress_can_be_resumed_from() -> None:
@@ -129,8 +128,8 @@ def test_sizes_attributes_and_shape_weights_shrink_together() -> None:
 def test_values_become_plain_as_far_as_they_may() -> None:
     case = model("y = Relu(x)")
 
-    def one_large(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
-        return all(np.sum(a > 0.9) >= 2 and a.size == 6 for a in inputs.values()) and bool(inputs)
+    def one_large(draft: Draft) -> bool:
+        return all(np.sum(a > 0.9) >= 2 and a.size == 6 for a in draft.inputs.values()) and bool(draft.inputs)
 
     result = reduce(case, one_large)
     assert sorted(result.case.inputs["x"].ravel().tolist()) in ([0, 0, 0, 0, 1, 1], [1] * 6)
@@ -184,8 +183,8 @@ def test_bodies_of_loops_are_opened() -> None:
 def test_sizes_stop_at_the_edge_that_matters() -> None:
     case = model("y = Relu(x)", "float[4,40] x", "float[4,40] y")
 
-    def wide(proto: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> bool:
-        return all(a.ndim and a.shape[-1] > 16 for a in inputs.values()) and bool(inputs)
+    def wide(draft: Draft) -> bool:
+        return all(a.ndim and a.shape[-1] > 16 for a in draft.inputs.values()) and bool(draft.inputs)
 
     assert [a.shape[-1] for a in reduce(case, wide).case.inputs.values()] == [17]
 
@@ -197,7 +196,7 @@ def test_several_at_once_end_in_the_same_case() -> None:
 def test_it_can_be_stopped_and_remembers_what_it_asked() -> None:
     asked = dict[bytes, bool]()
     stopped = reduce(LONG, has("Mul", "Tanh"), asked=asked, stop=lambda: len(asked) > 4)
-    assert not stopped.finished and has("Mul", "Tanh")(onnx.load_from_string(stopped.case.model), stopped.case.inputs)
+    assert not stopped.finished and has("Mul", "Tanh")(Draft.of(stopped.case))
     before = len(asked)
     again = reduce(LONG, has("Mul", "Tanh"), asked=asked)
     assert ops(again) == ["Mul", "Tanh"] and again.probes <= len(asked) - before
