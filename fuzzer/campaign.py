@@ -23,7 +23,7 @@ from fuzzer.settings import Settings
 from oracles.plugin import find
 
 GRACE = 20.0  # seconds a lane has to finish what it is doing before it is ended
-PATIENCE = 60.0  # seconds that suspicions may still be looked at when the budget is spent
+PATIENCE, LONGEST = 60.0, 180.0  # when the budget is spent: seconds that one suspicion may still be looked at, and all of them
 REDUCE, HASTE, CROWD = 8.0, 2.0, 5  # seconds of reduction for a suspicion; with more than so many waiting
 STARTS = 5  # how often a lane that dies at once is started again
 
@@ -152,11 +152,15 @@ class Campaign:
         limit = time.monotonic() + GRACE
         while not all(x.done for x in running) and time.monotonic() < limit:
             self._listen(running, 0.2)
-        limit = time.monotonic() + (PATIENCE if not self.interrupted else 0)
-        while self.open and time.monotonic() < limit:
+        last, left = time.monotonic(), len(self.open)
+        limit = last + (LONGEST if not self.interrupted else 0)
+        while self.open and time.monotonic() < min(limit, last + PATIENCE):
             wait([self.desk], 0.2)
             self._answers()
+            if len(self.open) < left:
+                last, left = time.monotonic(), len(self.open)
             self.screen.update(self.progress)
+        self.progress.suspected = len(self.open)
         for suspicion in self.open:
             self.store.keep(suspicion.case, f"suspected: {suspicion.verdict.backend} {suspicion.verdict.verdict}")
 

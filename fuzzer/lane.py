@@ -37,9 +37,11 @@ from specs.rule import Unsupported
 from triage.cause import cause_key
 
 DEAR = 0.15  # mean seconds per case above which a backend does not get every case
+CREW = 2  # workers of a backend that is dear but not slow: one compiles while the other does
 SLOW, REST = 1.5, 9.0  # a backend whose mean case takes so many seconds leaves the machine to others thrice as long, at most so many
 REPORT = 0.25  # seconds between batches to the parent
 COVERAGE = 3.0  # seconds between reports of coverage, which are large
+PACE = 1.0  # while a dear backend works beside it, a lane rests so many times as long as its last case took: cores are fewer than processes
 MASKED = 0.5  # a case of which more is undecided is drawn again
 
 
@@ -87,10 +89,10 @@ class Lane:
         self.batch = Batch(lane)
         self.sent = self.covered = time.monotonic()
         self.coverage = Counter[tuple[str, str]]()
-        self.workers = {t.backend: Worker(t.backend, settings.timeout, settings.memory) for t in settings.targets}
         self.targets = {t.backend: t.settings for t in settings.targets}
-        self.running: dict[str, Pending] = {}
-        self.outcomes: dict[str, list[Outcome]] = {}  # of the cases running
+        self.crews = {backend: [self.hired(backend)] for backend in self.targets}
+        self.running: dict[Worker, Pending] = {}
+        self.outcomes: dict[Worker, list[Outcome]] = {}  # of the cases running
         self.mean: dict[str, float] = {}
         self.rests: dict[str, float] = {}  # until when a slow backend gets nothing
         self.journal = Journal(settings.out, lane)
@@ -153,6 +155,9 @@ class Lane:
         origin = {"seed": self.settings.seed, "index": index, "nodes": nodes, "choices": source.trail}
         return generate_from(source, nodes, menu, origin=origin)
 
+    def hired(self, backend: str) -> Worker:
+        return Worker(backend, self.settings.timeout, self.settings.memory)
+
     # running ------------------------------------------------------------------------------------------------------
     def dear(self, backend: str) -> bool:
         """Every backend counts as dear until its first case: that one may compile for half a minute."""
@@ -164,20 +169,22 @@ class Lane:
             return True
         return time.monotonic() >= self.rests.get(backend, 0.0) and (index % 3 == 0 or index % 48 == 1)
 
+    def idle(self, backend: str) -> Worker | None:
+        return next((w for w in self.crews[backend] if w not in self.running), None)
+
     def dispatch(self, pending: Pending) -> None:
-        for backend, worker in self.workers.items():
-            if backend not in self.running and self.wants(backend, pending.index):
+        for backend in self.crews:
+            if (worker := self.idle(backend)) and self.wants(backend, pending.index):
                 worker.send(pending.case, self.targets[backend], again=True)
-                self.running[backend] = pending
+                self.running[worker] = pending
 
     def collect(self, timeout: float) -> None:
         """Wait for whatever comes first, and judge all that is finished."""
-        wait([self.workers[b] for b in self.running], timeout)
-        for backend in list(self.running):
-            worker = self.workers[backend]
-            self.outcomes.setdefault(backend, []).extend(worker.poll())
+        wait(self.running, timeout)
+        for worker in list(self.running):
+            self.outcomes.setdefault(worker, []).extend(worker.poll())
             if not worker.busy:
-                self.judge(backend, self.running.pop(backend), self.outcomes.pop(backend))
+                self.judge(worker.backend.name, self.running.pop(worker), self.outcomes.pop(worker))
 
     def judge(self, backend: str, pending: Pending, outcomes: Sequence[Outcome]) -> None:
         spent = sum(o.seconds for o in outcomes)
@@ -185,6 +192,8 @@ class Lane:
         self.batch.seconds[backend] += spent
         if self.mean[backend] > SLOW:
             self.rests[backend] = time.monotonic() + min(REST, 3 * spent)
+        elif self.dear(backend) and len(self.crews[backend]) < CREW:
+            self.crews[backend].append(self.hired(backend))
         self.batch.tested[backend] += 1
         if any(o.status == "ok" for o in outcomes):
             self.coverage.update((backend, p) for p in pending.points)
@@ -235,14 +244,16 @@ class Lane:
     def loop(self) -> None:
         made = 0
         ready: Pending | None = None
+        begun = time.monotonic()
         while not self.told():
             if ready is None and (self.quota is None or made < self.quota):
+                self.rest(PACE * (time.monotonic() - begun))
+                begun = time.monotonic()
                 ready = self.make()
                 if ready is not None:
                     made += 1
                     self.batch.cases += 1
-            busy = [b for b in self.running if not self.dear(b)]
-            if ready is not None and not busy and self._someone_free(ready):
+            if ready is not None and not self.quick and self._someone_free(ready):
                 self.dispatch(ready)
                 ready = None
                 self.collect(0)
@@ -252,12 +263,26 @@ class Lane:
                 break
             self.report()
 
+    @property
+    def quick(self) -> list[Worker]:
+        """Workers of cheap backends that are at work: the next case waits for them."""
+        return [w for w in self.running if not self.dear(w.backend.name)]
+
+    def rest(self, seconds: float) -> None:
+        """Leave the machine to the dear backends that are running, until one of them has finished."""
+        until = time.monotonic() + seconds
+        while (busy := self.running.keys() - self.quick) and (left := until - time.monotonic()) > 0:
+            self.collect(left)
+            if busy - self.running.keys():
+                break
+
     def _someone_free(self, pending: Pending) -> bool:
-        return any(b not in self.running and self.wants(b, pending.index) for b in self.workers) or not self.running
+        return any(self.idle(b) and self.wants(b, pending.index) for b in self.crews) or not self.running
 
     def close(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
+        for crew in self.crews.values():
+            for worker in crew:
+                worker.close()
         self.batch.done = True
         self.journal.close()
         self.report(force=True)

@@ -46,6 +46,7 @@ class Progress:
     known: int = 0
     flaky: int = 0
     defects: int = 0
+    suspected: int = 0  # at the end: suspicions for which no time was left
     last_finding: float = 0.0
     last_feature: float = 0.0
 
@@ -203,6 +204,8 @@ def summary(p: Progress, folders: Sequence[str]) -> str:
         lines.append(f"  {backend:12} {_counts(p, backend)}")
     if p.defects:
         lines.append(f"  {p.defects} case(s) failed in fuzz itself: see events.ndjson")
+    if p.suspected:
+        lines.append(f"  {p.suspected} suspicion(s) not looked at in time: their cases are in corpus/ of the output folder, for fuzz check")
     found = list(zip(p.findings, folders, strict=True))
     for row, folder in found:
         if not row.known:
@@ -213,5 +216,5 @@ def summary(p: Progress, folders: Sequence[str]) -> str:
         lines += ["", f"known already ({len(known)}), nothing to file:"]
         lines += [f"  {row.name}  {row.what}  {row.known}" for row in known]
     if not p.findings:
-        lines.append("no findings")
+        lines.append("no findings" if not p.suspected else "no finding confirmed")
     return "\n".join(lines)

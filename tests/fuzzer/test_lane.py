@@ -42,7 +42,7 @@ def _pending(lane: Lane) -> Pending:
 
 
 def _answer(lane: Lane, pending: Pending) -> dict[str, np.ndarray]:
-    worker = lane.workers["null"]
+    worker = lane.crews["null"][0]
     worker.send(pending.case, ["default"], again=False)
     outcomes = list[Outcome]()
     while worker.busy:
@@ -150,7 +150,7 @@ def test_a_dear_backend_does_not_get_every_case(lane: tuple[Lane, Connection]) -
 
 def test_everything_is_cleaned_up(tmp_path: Path) -> None:
     state, parent = _lane(tmp_path)
-    pids = [w.pid for w in state.workers.values()]
+    pids = [w.pid for crew in state.crews.values() for w in crew]
     state.close()
     assert parent.recv().done and all(pids)
     assert all(not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3] for pid in pids)
