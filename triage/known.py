@@ -24,7 +24,7 @@ class Known:
     """One public defect and how to recognise it. An empty field matches everything.
 
     operators  a chain of operators in which each reads the one before it; ["Relu", "Clip"]. "*" stands for any operator
-    attributes "name=value", which a node of the first of these operators must have
+    attributes "name=value", or "name~regular expression", which a node of the first of these operators must have; "name=" is one left out
     formats    classes of formats as in Cause: half, float, double, int ...
     versions   "<1.22", ">=1.10,<2", of the backend
     message    regular expression, searched in the backend's own words
@@ -69,9 +69,21 @@ class Known:
     def _in_model(self, model: Model) -> bool:
         def has(node: onnx.NodeProto) -> bool:
             given = {a.name: str(onnx.helper.get_attribute_value(a)) for a in node.attribute}
-            return all(given.get(name) == value for name, value in (a.split("=", 1) for a in self.attributes))
+            return all(_fits(given.get(name, ""), sign, value) for name, sign, value in map(_condition, self.attributes))
 
         return has_chain(model, self.operators) and any(n.op_type == self.operators[0] and has(n) for n in model.nodes)
+
+
+def _condition(text: str) -> tuple[str, str, str]:
+    """ "to=18" as ("to", "=", "18")."""
+    found = re.fullmatch(r"(\w+)([=~])(.*)", text)
+    if not found:
+        raise UsageError(f'attribute "{text}": write "name=value" or "name~regular expression"')
+    return found[1], found[2], found[3]
+
+
+def _fits(given: str, sign: str, value: str) -> bool:
+    return given == value if sign == "=" else re.search(value, given) is not None
 
 
 def has_chain(model: Model, operators: Sequence[str]) -> bool:
@@ -127,8 +139,10 @@ def load(folder: Path) -> list[Known]:
                 entry = Known(name, **values)
                 re.compile(entry.message)
                 in_range("0", entry.versions or ">=0")
-                if any("=" not in a for a in entry.attributes) or (entry.attributes and not entry.operators):
-                    raise UsageError('attributes are "name=value", of the first of the operators')
+                for a in entry.attributes:
+                    re.compile(_condition(a)[2])
+                if entry.attributes and not entry.operators:
+                    raise UsageError("attributes are those of the first of the operators: name it")
             except (TypeError, re.error, UsageError) as e:
                 raise UsageError(f"{path}: [{name}]: {e}") from None
             if not entry.references or not (entry.message or entry.operators):

@@ -53,6 +53,17 @@ def test_attributes_narrow() -> None:
     assert match(unstable, model(norm.format(mode=0)), "two runs differ", "1.31.1") is None
 
 
+def test_attributes_by_expression() -> None:
+    wrong = Cause("onnxruntime", "wrong", ("GRU",), "float", "always")
+    gru = 'y = GRU<hidden_size = 4, activations = ["{f}", "Tanh"]>(x, x, x)'
+    found = match(wrong, model(gru.format(f="ThresholdedRelu")), "", "1.31.1")
+    assert found is not None and found.name == "gru-thresholded-relu"
+    assert match(wrong, model(gru.format(f="Sigmoid")), "", "1.31.1") is None
+    left_out = Known("a", "onnxruntime", "t", ("u",), operators=("GRU",), attributes=("activations=",))
+    assert match(wrong, model("y = GRU(x, x, x)"), "", "", [left_out]) is left_out
+    assert match(wrong, model(gru.format(f="Tanh")), "", "", [left_out]) is None
+
+
 def test_version_ranges() -> None:
     assert in_range("1.31.1", ">=1.10,<2") and in_range("2.13.0+cpu", "==2.13") and in_range("0.27.0.post1", "<=0.27.0")
     assert not in_range("1.9", ">=1.10") and not in_range("1.31.1", "<1.31.1") and not in_range("2", "<2")
