@@ -45,16 +45,16 @@ declare("DynamicQuantizeMatMul", "A:T1 B:T2 b_scale:T1 b_zero:T2? bias:T1?", "Y:
 Real = Callable[..., Any]
 
 
-def _real(x: Any, scale: Any, zero: Any = None) -> Any:
+def real(x: Any, scale: Any, zero: Any = None) -> Any:
     """What a quantised tensor stands for. The difference is exact in every implementation."""
-    return _times(_minus(x, zero), scale)
+    return times(minus(x, zero), scale)
 
 
-def _times(d: Any, scale: Any) -> Any:
+def times(d: Any, scale: Any) -> Any:
     return d.to(scale.dtype) * scale if isinstance(d, Tensor) and isinstance(scale, Tensor) else d * scale
 
 
-def _minus(x: Any, zero: Any) -> Any:
+def minus(x: Any, zero: Any) -> Any:
     if isinstance(x, Tracked):
         return x if zero is None else Tracked(x.value - zero.double(), x.worst, x.spread, x.rounding)
     return x.to(torch.float64) if zero is None else x.to(torch.float64) - zero.to(torch.float64)
@@ -65,7 +65,7 @@ def _round(v: Tensor, zero: Any, form: Format) -> Tensor:
     return y.clamp(form.lowest, form.largest)
 
 
-def _requantised(real: Real, scale: int) -> tuple[Real, ErrorRule]:
+def requantised(real: Real, scale: int) -> tuple[Real, ErrorRule]:
     """Meaning and error rule of quantise(real(...)) with the scale at that input and the zero point after it.
 
     Whether the zero point is added before or after rounding is not said, so that a tie is undecided even when it is exact.
@@ -133,33 +133,33 @@ def _add(a: Node, x: Any, xs: Any, xz: Any, y: Any, ys: Any, yz: Any, *out: Any)
 def _folded(x: Any, scale: Any, zero: Any) -> Any:
     """For the bounds, the zero point is scaled by itself: it may be folded into the constant that is added at the end."""
     if not isinstance(scale, Tracked) or zero is None:
-        return _real(x, scale, zero)
-    return _minus(x, None) * scale - _minus(zero, None) * scale
+        return real(x, scale, zero)
+    return minus(x, None) * scale - minus(zero, None) * scale
 
 
 def _mul(a: Node, x: Any, xs: Any, xz: Any, y: Any, ys: Any, yz: Any, *out: Any) -> Any:
-    return _real(x, xs, xz) * _real(y, ys, yz)
+    return real(x, xs, xz) * real(y, ys, yz)
 
 
 def _sigmoid(a: Node, x: Any, xs: Any, xz: Any, *out: Any) -> Any:
-    return _real(x, xs, xz).sigmoid()
+    return real(x, xs, xz).sigmoid()
 
 
 def _leaky(a: Node, x: Any, xs: Any, xz: Any, *out: Any) -> Any:
-    return monotone(_real(x, xs, xz), lambda t: torch.where(t >= 0, t, t * a.alpha), 1, 0)
+    return monotone(real(x, xs, xz), lambda t: torch.where(t >= 0, t, t * a.alpha), 1, 0)
 
 
 def _where(a: Node, condition: Tensor, x: Any, xs: Any, xz: Any, y: Any, ys: Any, yz: Any, *out: Any) -> Any:
-    return torch.where(condition, _real(x, xs, xz), _real(y, ys, yz))
+    return torch.where(condition, real(x, xs, xz), real(y, ys, yz))
 
 
 def _global_average(a: Node, x: Any, xs: Any, xz: Any, *out: Any) -> Any:
-    d = _minus(x, xz)
+    d = minus(x, xz)
     dims = tuple(range(1, d.ndim - 1)) if a.channels_last else tuple(range(2, d.ndim))
     n = 1
     for k in dims:
         n *= d.shape[k]
-    return _times(d.sum(dims, keepdim=True), xs) / float(n)
+    return times(d.sum(dims, keepdim=True), xs) / float(n)
 
 
 # products --------------------------------------------------------------------------------------------------------------
@@ -175,13 +175,13 @@ def _integers(x: Any, y: Any) -> Any:
 
 def _scaled(product: Any, *scales: Any) -> Any:
     for s in scales:
-        product = _times(product, s)
+        product = times(product, s)
     return product
 
 
 def _gemm(a: Node, x: Any, xs: Any, xz: Any, w: Any, ws: Any, wz: Any, c: Any = None, *out: Any) -> Any:
     """C is in units of the two scales, before alpha."""
-    u, v = _minus(x, xz), _minus(w, wz)
+    u, v = minus(x, xz), minus(w, wz)
     u = u.transpose(0, 1) if a.transA else u
     v = v.transpose(0, 1) if a.transB else v
     product = _integers(u, v)
@@ -193,17 +193,17 @@ def _gemm(a: Node, x: Any, xs: Any, xz: Any, w: Any, ws: Any, wz: Any, c: Any = 
 
 def _gemm_meaning(a: Node, *args: Any) -> Tensor:
     if len(args) > 7 and args[7] is not None:
-        return _requantised(_gemm, 7)[0](a, *args)
+        return requantised(_gemm, 7)[0](a, *args)
     return _gemm(a, *args).to(a.out(0))
 
 
 def _gemm_error(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     quantised = len(balls) > 7 and balls[7] is not None
-    return (_requantised(_gemm, 7)[1] if quantised else _traced(_gemm))(a, policy, balls, ys)
+    return (requantised(_gemm, 7)[1] if quantised else _traced(_gemm))(a, policy, balls, ys)
 
 
 def _to_float(a: Node, x: Any, w: Any, xs: Any, ws: Any, xz: Any = None, wz: Any = None, bias: Any = None) -> Any:
-    product = _scaled(_integers(_minus(x, xz), _minus(w, wz)), xs, ws)
+    product = _scaled(_integers(minus(x, xz), minus(w, wz)), xs, ws)
     return product if bias is None else product + bias
 
 
@@ -216,8 +216,8 @@ def _dynamic_product(a: Node, x: Any, w: Any, ws: Any, wz: Any = None, bias: Any
         moved = Tracked(level.value - zero.value, level.worst + zero.worst, level.spread + zero.spread, x.rounding)
     else:
         level, scale, zero = dynamic(a, x)
-        moved = _minus(level, zero)
-    y = _scaled(_integers(moved, _minus(w, wz)), scale, ws)
+        moved = minus(level, zero)
+    y = _scaled(_integers(moved, minus(w, wz)), scale, ws)
     return y if bias is None else y + bias
 
 
@@ -226,7 +226,7 @@ def _scale(g: Draw) -> Operand:
     return g.const(np.float32(2.0 ** g.int(-3, 1))) if g.flag(0.4) else g.given([], 0.02, 1.0, role="weight")
 
 
-def _parameters(g: Draw, form: Format | None) -> list[Operand | None]:
+def parameters(g: Draw, form: Format | None) -> list[Operand | None]:
     """A scale and a zero point, which is left out now and then."""
     low, high = ((0, 255) if form is UINT8 else (-128, 127)) if g.flag(0.3) else ((100, 150) if form is UINT8 else (-20, 20))
     return [_scale(g), g.given([], low, high, role="weight")]
@@ -234,24 +234,24 @@ def _parameters(g: Draw, form: Format | None) -> list[Operand | None]:
 
 def _binary(g: Draw) -> Rule:
     x = g.operand(low=1)
-    first = _parameters(g, x.format)
+    first = parameters(g, x.format)
     y = g.broadcastable(x)
-    return Rule([x, *first, y, *_parameters(g, x.format), *_parameters(g, x.format)], [broadcast(x, y)])
+    return Rule([x, *first, y, *parameters(g, x.format), *parameters(g, x.format)], [broadcast(x, y)])
 
 
 def _unary(g: Draw, attrs: dict[str, Any] | None = None) -> Rule:
     x = g.operand()
-    return Rule([x, *_parameters(g, x.format), *_parameters(g, x.format)], [x], attrs or {})
+    return Rule([x, *parameters(g, x.format), *parameters(g, x.format)], [x], attrs or {})
 
 
 for _name, _formula in {"QLinearAdd": _add, "QLinearMul": _mul}.items():
-    _meaning, _error = _requantised(_formula, 6)
+    _meaning, _error = requantised(_formula, 6)
     op(_name, meaning=_meaning, error=_error, domain=MICROSOFT, weight=0.5)(_binary)
 
-_meaning, _error = _requantised(_sigmoid, 3)
+_meaning, _error = requantised(_sigmoid, 3)
 op("QLinearSigmoid", meaning=_meaning, error=_error, domain=MICROSOFT, weight=0.5)(_unary)
 
-_meaning, _error = _requantised(_leaky, 3)
+_meaning, _error = requantised(_leaky, 3)
 
 
 @op("QLinearLeakyRelu", meaning=_meaning, error=_error, domain=MICROSOFT, weight=0.5)
@@ -259,7 +259,7 @@ def leaky_relu(g: Draw) -> Rule:
     return _unary(g, {"alpha": g.pick([0.1, 0.01, 0.5, -0.2])})
 
 
-_meaning, _error = _requantised(_global_average, 3)
+_meaning, _error = requantised(_global_average, 3)
 
 
 @op("QLinearGlobalAveragePool", meaning=_meaning, error=_error, domain=MICROSOFT, weight=0.5)
@@ -267,19 +267,19 @@ def global_average_pool(g: Draw) -> Rule:
     x = g.operand(rank=(3, 5))
     last = g.flag(0.3)
     y = [x[0], *[1] * (len(x) - 2), x[-1]] if last else [*x[:2], *[1] * (len(x) - 2)]
-    return Rule([x, *_parameters(g, x.format), *_parameters(g, x.format)], [y], {"channels_last": 1} if last else {})
+    return Rule([x, *parameters(g, x.format), *parameters(g, x.format)], [y], {"channels_last": 1} if last else {})
 
 
-_meaning, _error = _requantised(_where, 7)
+_meaning, _error = requantised(_where, 7)
 
 
 @op("QLinearWhere", meaning=_meaning, error=_error, domain=MICROSOFT, weight=0.5)
 def where(g: Draw) -> Rule:
     condition = g.operand()
     x = g.broadcastable(condition)
-    first = _parameters(g, x.format)
+    first = parameters(g, x.format)
     y = g.broadcastable(broadcast(condition, x), within=True)
-    return Rule([condition, x, *first, y, *_parameters(g, x.format), *_parameters(g, x.format)], [broadcast(condition, x, y)])
+    return Rule([condition, x, *first, y, *parameters(g, x.format), *parameters(g, x.format)], [broadcast(condition, x, y)])
 
 
 @op("QGemm", meaning=_gemm_meaning, error=_gemm_error, domain=MICROSOFT, weight=0.5)
@@ -288,9 +288,9 @@ def gemm(g: Draw) -> Rule:
     x = g.operand(rank=2)
     flip, turn = g.flag(0.3), g.flag(0.4)
     m, k = (x[1], x[0]) if flip else (x[0], x[1])
-    first, n = _parameters(g, x.format), g.size(1, 24)
+    first, n = parameters(g, x.format), g.size(1, 24)
     w = g.operand(like=[n, k] if turn else [k, n], role="weight")
-    second = _parameters(g, w.format)
+    second = parameters(g, w.format)
     c = None
     if g.flag():
         c = g.given(g.pick([[n], [1, n], [m, n]]), -500, 500, role="weight")
@@ -303,7 +303,7 @@ def gemm(g: Draw) -> Rule:
         g.type("TY", [FLOAT])
         return Rule([x, *first, w, *second, c], [[m, n]], attrs)
     form = g.type("TY", [x.format or UINT8])
-    return Rule([x, *first, w, *second, c, *_parameters(g, form)], [[m, n]], attrs)
+    return Rule([x, *first, w, *second, c, *parameters(g, form)], [[m, n]], attrs)
 
 
 @op("MatMulIntegerToFloat", meaning=_to_float, error=_traced(_to_float), domain=MICROSOFT, weight=0.5)

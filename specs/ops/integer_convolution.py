@@ -100,7 +100,7 @@ def conv_integer(g: Draw) -> Rule:
     return Rule(operands, [shape], attrs)
 
 
-def _shapes(g: Draw, x: Operand) -> tuple[list[Dim], list[Dim], Dim, dict[str, Any]]:
+def _shapes(g: Draw, x: Sequence[Dim]) -> tuple[list[Dim], list[Dim], Dim, dict[str, Any]]:
     """Result and weight shape, output channels and attributes, as for Conv."""
     n, c, *space = x
     for d in (c, *space):
@@ -127,7 +127,7 @@ def _requantised(a: Node, sums: Tensor, scale: Tensor, y_zero: Tensor) -> Tensor
     return ((sums * scale).round() + y_zero.to(sums.dtype).reshape(())).clamp(low, high)
 
 
-def _qlinear_conv(
+def qlinear_conv_meaning(
     a: Node, x: Tensor, x_scale: Tensor, x_zero: Tensor, w: Tensor, w_scale: Tensor, w_zero: Tensor, y_scale: Tensor, y_zero: Tensor, b: Tensor | None = None
 ) -> Tensor:
     """The bias is counted in steps of x_scale * w_scale, so it joins the integer sums."""
@@ -138,7 +138,7 @@ def _qlinear_conv(
     return _requantised(a, sums.to(scale.dtype), scale, y_zero).to(a.out())
 
 
-def _qlinear_conv_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+def qlinear_conv_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     """A sum of integers is exact; its scaling in float32, or by a fixed-point factor, decides the level only off the middle.
 
     ONNX does not say how to round a tie, so a tie may go either way.
@@ -188,18 +188,23 @@ def _ends(node: Node, level: Tensor, sign: int, shift: Tensor) -> Tensor:
     return (rounded + shift.reshape(())).clamp(low, high)
 
 
-@op("QLinearConv", meaning=_qlinear_conv, error=_qlinear_conv_error)
+@op("QLinearConv", meaning=qlinear_conv_meaning, error=qlinear_conv_error)
 def qlinear_conv(g: Draw) -> Rule:
     """Scales such that results fill the range without all being cut; one scale or one a channel.
 
     The mixtures of signs that quantisers make are likelier than the others that the schema allows.
     """
     x = g.operand(rank=(3, 5), low=0, among=[UINT8, INT8])
+    return qlinear_conv_rule(g, x, x)
+
+
+def qlinear_conv_rule(g: Draw, x: Operand, shape: Sequence[Dim]) -> Rule:
+    """What goes with the first operand; `shape`: its dims with the channels second."""
     form = g.type("T1")
     if g.flag(0.8):
         g.type("T2", among=[INT8] if form is INT8 else None)
         g.type("T3", among=[form])
-    shape, weight, m, attrs = _shapes(g, x)
+    made, weight, m, attrs = _shapes(g, shape)
     x_scale, x_zero = g.given([], 0.01, 0.1, role="parameter"), _zero_point(g, form)
     w = g.operand(like=weight, role="weight")
     each: list[Dim] = [m] if g.flag() else []
@@ -208,4 +213,4 @@ def qlinear_conv(g: Draw) -> Rule:
     operands = [x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero]
     if g.flag():
         operands.append(g.given([m], -2000, 2000, role="parameter"))
-    return Rule(operands, [shape], attrs)
+    return Rule(operands, [made], attrs)

@@ -23,7 +23,7 @@ _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def _lowest(x: Tensor) -> float:
+def lowest(x: Tensor) -> float:
     return -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
 
 
@@ -38,7 +38,7 @@ def _parameters(axes: Sequence[Axis]) -> tuple[list[int], list[int], list[int]]:
     return [w.kernel for w in axes], [w.stride for w in axes], [w.begin for w in axes]
 
 
-def _window_dims(axes: Sequence[Axis]) -> list[int]:
+def window_dims(axes: Sequence[Axis]) -> list[int]:
     return list(range(-len(axes), 0))
 
 
@@ -55,8 +55,8 @@ def _max_pool(a: Node, x: Tensor) -> Any:
     if not indices and _native(a, axes, x):
         y = _MAX[len(axes)](x, *_parameters(axes), [w.dilation for w in axes], ceil_mode=any(w.reach > w.end for w in axes))
         return (y, None) if len(a.outputs) > 1 else y
-    windows = cut(x, axes, _lowest(x))
-    y = windows.amax(_window_dims(axes))
+    windows = cut(x, axes, lowest(x))
+    y = windows.amax(window_dims(axes))
     if not indices:
         return (y, None) if len(a.outputs) > 1 else y
     places = _places(a, axes, x)
@@ -78,7 +78,7 @@ def _bases(x: Tensor) -> Tensor:
     return (torch.arange(n * c) * math.prod(x.shape[2:])).reshape(n, c, *[1] * (x.ndim - 2))
 
 
-def _max_values(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
+def max_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     """A maximum grows with every element: it lies between the maxima of the lower and of the upper ends, unrounded."""
     ball = balls[0]
     assert ball is not None
@@ -94,18 +94,18 @@ def _max_values(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Se
 
 def _max_pool_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     """Values by their ends. An index may be that of any element that can be the maximum: ties are not decided by ONNX."""
-    values = _max_values(node, policy, balls, ys)[0]
+    values = max_error(node, policy, balls, ys)[0]
     if len(ys) < 2 or ys[1] is None:
         return [values, EXACT][: len(ys)]
     ball = balls[0]
     assert ball is not None
     x, axes = ball.value, place(node, ball.value.shape[2:], node.kernel_shape)
-    dims, places, local = _window_dims(axes), _places(node, axes, x), (ys[1] - _bases(x))[(..., *[None] * len(axes))]
+    dims, places, local = window_dims(axes), _places(node, axes, x), (ys[1] - _bases(x))[(..., *[None] * len(axes))]
 
     def radius(e: Tensor | None) -> Tensor | None:
         low, high = (x, x) if e is None else (x - finite(e), x + finite(e))
-        beaten = cut(low, axes, _lowest(low)).amax(dims, keepdim=True)
-        can = (cut(high, axes, _lowest(high)) >= beaten) & (places >= 0)
+        beaten = cut(low, axes, lowest(low)).amax(dims, keepdim=True)
+        can = (cut(high, axes, lowest(high)) >= beaten) & (places >= 0)
         far = ((places - local).abs() * can).amax(dims).double()
         return far if bool(far.any()) else None
 
@@ -122,7 +122,7 @@ def max_pool(g: Draw) -> Rule:
     for d in (c, *space):
         g.require(d >= 1)
     w = slide(g, space, ceil=True, inside=True)
-    _in_room(g, n, c, *w.out)
+    in_room(g, n, c, *w.out)
     attrs = {"kernel_shape": w.kernel, **w.attrs}
     indices = g.flag(0.3)
     if g.flag(0.5 if indices else 0.05):
@@ -131,7 +131,7 @@ def max_pool(g: Draw) -> Rule:
     return Rule([x], [shape, shape if indices else None], attrs)
 
 
-def _in_room(g: Draw, *shape: Any) -> None:
+def in_room(g: Draw, *shape: Any) -> None:
     """Padding makes a result larger than its operand, which had just room."""
     if known(*shape):
         g.require(prod(shape) <= ROOM)
@@ -144,7 +144,7 @@ def _average_pool(a: Node, x: Tensor) -> Tensor:
     refused = len(axes) == 3 and (_half(a, x) or any(w.kernel > w.size for w in axes))  # avg_pool3d, unlike the others, ignores the padding here
     if _native(a, axes, x) and all(w.dilation == 1 for w in axes) and not refused:
         return _MEAN[len(axes)](x, *_parameters(axes), any(w.reach > w.end for w in axes), bool(a.count_include_pad))
-    y = (cut(x.float(), axes) if _half(a, x) else cut(x, axes)).sum(_window_dims(axes))
+    y = (cut(x.float(), axes) if _half(a, x) else cut(x, axes)).sum(window_dims(axes))
     for i, w in enumerate(axes):
         counts = taps(w, bool(a.count_include_pad))
         if len(set(counts)) == 1:
@@ -184,7 +184,7 @@ def average_pool(g: Draw) -> Rule:
     for d in (c, *space):
         g.require(d >= 1)
     w = slide(g, space, ceil=True, inside=True, dilate=g.opset >= 19)
-    _in_room(g, n, c, *w.out)
+    in_room(g, n, c, *w.out)
     attrs = {"kernel_shape": w.kernel, **w.attrs}
     if g.flag(0.4):
         attrs["count_include_pad"] = 1
@@ -210,7 +210,7 @@ def _lp_pool(a: Node, x: Tensor) -> Tensor:
         raise Unsupported("LpPool: version 1 does not say what a missing kernel_shape means")
     axes = place(a, x.shape[2:], a.kernel_shape)
     windows = cut(_power(x.float() if _half(a, x) else x, a.p), axes)
-    return _root(windows.sum(_window_dims(axes)), a.p).to(x.dtype)
+    return _root(windows.sum(window_dims(axes)), a.p).to(x.dtype)
 
 
 def _global_lp_pool(a: Node, x: Tensor) -> Tensor:
@@ -229,7 +229,7 @@ def _norm_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Se
     axes = place(node, ball.value.shape[2:], node.kernel_shape) if windowed else []
 
     def total(t: Tensor) -> Tensor:
-        return cut(t, axes).sum(_window_dims(axes)) if windowed else t.sum(_space(t), keepdim=True) if t.ndim > 2 else t
+        return cut(t, axes).sum(window_dims(axes)) if windowed else t.sum(_space(t), keepdim=True) if t.ndim > 2 else t
 
     n = math.prod(node.kernel_shape) if windowed else math.prod(ball.value.shape[2:])
     u, u_acc, eta = policy.u(form), policy.accumulation(form), policy.eta(form)
@@ -271,7 +271,7 @@ def lp_pool(g: Draw) -> Rule:
     for d in (c, *space):
         g.require(d >= 1)
     w = slide(g, space, ceil=g.opset >= 18, inside=True, dilate=g.opset >= 18)
-    _in_room(g, n, c, *w.out)
+    in_room(g, n, c, *w.out)
     attrs = {"kernel_shape": w.kernel, **w.attrs}
     if g.flag(0.7):
         attrs["p"] = g.pick((1, 2, 3, 4))
@@ -310,7 +310,7 @@ def global_average_pool(g: Draw) -> Rule:
     return Rule([x], [shape])
 
 
-@op("GlobalMaxPool", meaning=_global_max, error=_max_values)
+@op("GlobalMaxPool", meaning=_global_max, error=max_error)
 def global_max_pool(g: Draw) -> Rule:
     """One maximum a channel."""
     x, shape = _global(g)

@@ -43,7 +43,7 @@ BAD = ("wrong", "nonfinite", "mistyped")
 def exceptions() -> dict[str, dict[str, str]]:
     """Views known to be wrong for an operator: {view: {operator: reason}}. Read by the tests, written by hand.
 
-    The operator may carry conditions: `ReduceSum, size 0` when a value is empty, `LRN, opset 13`, `LogSoftmax, float16`,
+    The operator may carry conditions: `ReduceSum, size 0` when a value is empty (size 1: has a dim of 1), `LRN, opset 13`, `LogSoftmax, float16`,
     `LpPool, auto_pad SAME_LOWER, with dilations`.
     """
     return json.loads(EXCEPTIONS.read_text()) if EXCEPTIONS.exists() else {}
@@ -109,7 +109,7 @@ def check_one(op: Operator, seed: int, tally: Counter[str]) -> list[str]:
 
 def _excused(op: Operator, made: Generated, excuses: Mapping[str, str]) -> bool:
     values = made.network.values
-    conditions = {f"opset {made.network.opset}", *(v.format.name for v in values), *(["size 0"] if any(0 in v.shape for v in values) else [])}
+    conditions = {f"opset {made.network.opset}", *(v.format.name for v in values), *(f"size {n}" for n in (0, 1) if any(n in v.shape for v in values))}
     for step in made.network.steps:
         conditions |= {f"{name} {value}" if isinstance(value, str) else f"with {name}" for name, value in step.attrs.items()}
     return any(name == op.name and conditions.issuperset(needed) for name, *needed in (key.split(", ") for key in excuses))
