@@ -61,7 +61,8 @@ def guilt(finding: Finding, run: Run, judge: Judge = judged, seconds: float = in
 def blamed(finding: Finding, found: Guilt) -> Finding:
     """The finding with the guilty in its text, in its cause, and in its key when it had its cause's own."""
     why = replace(finding.cause, guilty=found.key)
-    known = finding.known or match(why, finding.case.model, finding.verdict.message, finding.environment.get(finding.verdict.backend, ""))
+    now = match(why, finding.case.model, finding.verdict.message, finding.environment.get(finding.verdict.backend, ""))
+    known = now if found.key else finding.known or now  # another pass than that of a known issue makes it another defect
     return replace(finding, blame=found.words, cause=why, given_key="" if found.key else finding.given_key, known=known)
 
 

@@ -15,8 +15,9 @@ from oracles.pool import run
 from oracles.records import Case
 from tests.triage.test_finding import RELU_CLIP, found
 from triage.finding import Finding
-from triage.guilt import blamed, guilt
+from triage.guilt import Guilt, blamed, guilt
 from triage.interest import Effort, reduce_finding
+from triage.known import Known
 from triage.replay import judged, replay
 from triage.write import read_finding, write_finding
 
@@ -34,6 +35,17 @@ def test_a_pass_of_onnx_runtime_is_named_and_the_issue_known() -> None:
     named = blamed(finding, g)
     assert named.cause.guilty == ("FuseReluClip",) and named.known is not None and named.known.name == "relu-clip-fusion"
     assert named.key != finding.key and named.cause.unblamed.key == finding.cause.key
+
+
+@pytest.mark.backends
+def test_another_guilty_is_another_issue() -> None:
+    """What looked like a known issue is not it when another pass than that issue's is found to be guilty."""
+    finding = found(RELU_CLIP, "onnxruntime:off+all")
+    other = Known("other", "onnxruntime", "t", ("u",), operators=("Relu",), guilty=("SomethingElse",))
+    g = guilt(finding, run)
+    named = blamed(replace(finding, known=other), g)
+    assert named.known is not None and named.known.name == "relu-clip-fusion"
+    assert blamed(replace(finding, known=other), Guilt()).known is other
 
 
 @pytest.mark.backends
