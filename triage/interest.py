@@ -103,8 +103,8 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
     comes back as it was.
     """
     effort = effort or Effort(seconds, seconds / 3)
-    finding = _unsteady(finding)
     began = time.monotonic()
+    finding = _unsteady(_twice(finding, run, judge) if finding.case.before else finding)
     guilty = guilty_switches(finding, judge, max(effort.blame, effort.seconds / 3) / 2) if len(finding.failing) < len(finding.settings) else ()
     keeps = same_failure(finding, run, judge, guilty)
     start = effort.resume or _entry(finding, keeps, run, judge, began + effort.seconds / 3) or finding.case
@@ -134,8 +134,17 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
         given_key="" if why.ops else finding.key,
     )
     made = blamed(made, guilt(made, run, judge, effort.blame / 2)) if effort.blame > 0 else made
-    known = match(made.cause, made.case.model, worst.message, finding.environment.get(worst.backend, "")) or finding.known
-    return replace(made, known=known), result
+    known = match(made.cause, made.case.model, worst.message, finding.environment.get(worst.backend, ""))
+    return replace(made, known=known if made.cause.guilty else known or finding.known), result
+
+
+def _twice(finding: Finding, run: Run, judge: Judge) -> Finding:
+    """What a campaign saw at one of several sizes it saw once: here that size is the last, which runs twice."""
+    outcomes = run(finding.case, [Target(finding.verdict.backend, tuple(s for s in finding.settings if find(finding.verdict.backend).has(s)))])
+    verdicts = judge(finding.case, outcomes)
+    if not any(v.verdict == finding.verdict.verdict for v in verdicts):
+        return finding
+    return replace(finding, outcomes=tuple(outcomes), verdicts=tuple(verdicts))
 
 
 def _unsteady(finding: Finding) -> Finding:

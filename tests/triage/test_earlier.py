@@ -128,6 +128,10 @@ def test_running_statistics_that_stay_behind_are_known(tmp_path: Path) -> None:
     small, _ = reduce_finding(finding, run)
     assert small.verdict.verdict == "unstable" and not small.case.before and "BatchNormalization" in small.cause.ops
     assert small.known is not None and "29790" in small.known.reference
+    once = replace(
+        finding, outcomes=tuple(replace(o, again=None) for o in finding.outcomes), verdicts=finding.verdicts[:1]
+    )  # as a campaign sees an earlier size
+    assert reduce_finding(once, run)[0].verdict.verdict == "unstable"
     kept = replace(finding, verdicts=tuple(v for v in finding.verdicts if v.verdict == "wrong"))
     assert finding.cause.stage == LATER and finding.known is not None and "29790" in finding.known.reference
     (tmp_path / "repro.py").write_text(repro(kept))
