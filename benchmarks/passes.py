@@ -1,76 +1,61 @@
-"""Which optimisations a campaign wakes: networks from blocks against networks from operators only, in the same time."""
+"""Which optimisations a campaign wakes: networks from blocks against networks from operators only, in the same time.
+
+Two campaigns as `fuzz run` makes them, alike but for `--blocks`, whose workers look at every case. An ONNX Runtime graph
+transformer counts when ONNX Runtime's log says that it modified a graph, a TVM pass when the module has another structural hash
+behind it. TVM's lowering has to change every module, whatever it computes, and its passes on the loops of a kernel see no graph:
+`tvm_passes` counts passes on graphs that could be left out, `tvm_passes_all` every pass. TVM runs its fusing pipeline and random
+sequences of its passes, since the former contains few.
+"""
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from typing import Any
-
-import torch
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 from benchmarks import Figures, Scale, benchmark
-from fuzzer.generate import generate_from
-from fuzzer.grow import Menu
-from fuzzer.menus import avoided
-from fuzzer.sources import Seeded
-from oracles.backends.onnxruntime import fired
-from oracles.records import Case
+from fuzzer import passes as changes
+from fuzzer.coverage import stored
+from oracles.backends.tvm import NECESSARY
 
-PLAIN = Menu(avoid=avoided("onnxruntime") | avoided("tvm"))
+ARMS = {"operators": "none", "blocks": "*"}
+BACKENDS = "onnxruntime:all,tvm:fused+random"
+COMMAND = "import sys; sys.argv[0] = 'fuzz'; from fuzzer.cli import main; main()"
 
 
 @benchmark("passes", ratio_onnxruntime_transformers=(">=", 2.0), ratio_tvm_passes=(">=", 1.3))
 def passes(scale: Scale) -> Figures:
     """Distinct ONNX Runtime graph transformers that changed a model, and distinct TVM passes that changed a module."""
-    torch.set_num_threads(1)
-    seconds = scale.count(300, 15)
-    figures = Figures()
-    for arm, menu in (("operators", PLAIN), ("blocks", replace(PLAIN, blocks=None))):
-        ort, tvm, cases, end = set[str](), set[str](), 0, time.monotonic() + seconds
-        while time.monotonic() < end:
-            made = generate_from(Seeded("passes", cases), 2 + cases % 9, menu, check=False)
-            cases += 1
-            if made.found.safe:
-                ort.update(fired(made.case.model))
-                if cases % 4 == 0:
-                    tvm.update(_changing(made.case))
-        figures |= {f"cases_{arm}": cases, f"onnxruntime_transformers_{arm}": len(ort), f"tvm_passes_{arm}": len(tvm)}
-        print(f"  {arm}: {', '.join(sorted(ort))}; {', '.join(sorted(tvm))}")
-    figures["ratio_onnxruntime_transformers"] = figures["onnxruntime_transformers_blocks"] / max(1, figures["onnxruntime_transformers_operators"])
-    figures["ratio_tvm_passes"] = figures["tvm_passes_blocks"] / max(1, figures["tvm_passes_operators"])
+    seconds = scale.count(600, 60)
+    figures, found = Figures(), dict[str, dict[str, list[dict[str, str | int]]]]()
+    for arm, blocks in ARMS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            options = ["--budget", f"{seconds}s", "--backends", BACKENDS, "--blocks", blocks, "--out", str(out), "--ui", "plain", "--workers", "1"]
+            subprocess.run([sys.executable, "-c", COMMAND, "run", *options], env={**os.environ, "ASSAY_LOOK": "1"}, stdout=subprocess.DEVNULL, check=False)
+            rows = changes.rows(stored(out))
+        found[arm] = {backend: [r for r in rows if r["backend"] == backend] for backend in ("onnxruntime", "tvm")}
+        transformers, every = ({str(r["pass"]) for r in found[arm][b]} for b in ("onnxruntime", "tvm"))
+        for name, own in (("onnxruntime", found[arm]["onnxruntime"]), ("tvm", found[arm]["tvm"])):
+            figures[f"cases_{name}_{arm}"] = int(own[0]["looked"]) if own else 0
+        figures |= {f"onnxruntime_transformers_{arm}": len(transformers), f"tvm_passes_{arm}": len(on_graphs(every)), f"tvm_passes_all_{arm}": len(every)}
+    _print(found)
+    for what in ("onnxruntime_transformers", "tvm_passes", "tvm_passes_all"):
+        figures[f"ratio_{what}"] = figures[f"{what}_blocks"] / max(1.0, figures[f"{what}_operators"])
     return figures
 
 
-def _changing(case: Case) -> set[str]:
-    """TVM passes after which the module is another one, in the fusing pipeline and its lowering."""
-    import onnx
-    import tvm
-    import tvm_ffi
-    from tvm.relax.frontend.onnx import from_onnx
+def on_graphs(names: set[str]) -> set[str]:
+    """TVM passes on a graph that may be left out."""
+    return {n for n in names if "." not in n} - NECESSARY
 
-    from oracles.backends.tvm import _pipeline
-    from oracles.backends.tvm import passes as names
 
-    found = set[str]()
-
-    @tvm.instrument.pass_instrument
-    class Watch:
-        def __init__(self) -> None:
-            self.before: list[int] = []
-
-        def run_before_pass(self, module: Any, info: Any) -> None:
-            self.before.append(tvm_ffi.structural_hash(module))
-
-        def run_after_pass(self, module: Any, info: Any) -> None:
-            if tvm_ffi.structural_hash(module) != self.before.pop():
-                found.add(str(info.name))
-
-    target = tvm.target.Target("llvm")
-    try:
-        importer: Any = from_onnx
-        module = importer(onnx.load_from_string(case.model), keep_params_in_input=False)
-        with target, tvm.transform.PassContext(opt_level=3, instruments=[Watch()]):
-            _pipeline(names(case.model, "fused"), target)(module)
-    except Exception:  # what TVM refuses wakes nothing more
-        pass
-    return found
+def _print(found: dict[str, dict[str, list[dict[str, str | int]]]]) -> None:
+    """How many cases every optimisation changed in each campaign."""
+    for backend in ("onnxruntime", "tvm"):
+        counts = {arm: {str(r["pass"]): int(r["cases"]) for r in own[backend]} for arm, own in found.items()}
+        for name in sorted({n for c in counts.values() for n in c}, key=lambda n: (-max(c.get(n, 0) for c in counts.values()), n)):
+            numbers = "  ".join(f"{arm} {c.get(name, 0):5}" for arm, c in counts.items())
+            print(f"  {backend:12} {name:44} {numbers}{'' if backend != 'tvm' or on_graphs({name}) else '  (lowering)'}")

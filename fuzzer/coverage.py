@@ -16,6 +16,7 @@ from typing import Any
 from fuzzer.attributes import OLDEST, classes, title, universe
 from fuzzer.grow import OPSETS, Menu
 from fuzzer.network import Network, Step
+from fuzzer.passes import COLUMN
 from fuzzer.sources import Seeded
 from fuzzer.wiring import grow
 from fuzzer.wrap import WAYS
@@ -108,7 +109,7 @@ def _since(op: Operator) -> int:
 
 
 def stored(folder: Path) -> Counter[tuple[str, str]]:
-    """Points that the campaign in a folder has counted. Raises UsageError when there is none."""
+    """Points that the campaign in a folder has counted, those of `fuzzer.passes` among them. Raises UsageError when there is none."""
     file = folder / "fuzz.db"
     if not file.exists():
         raise UsageError(f"{folder}: holds no campaign (no fuzz.db); `fuzz run --out {folder}` makes one, and without --out fresh draws are looked at")
@@ -126,9 +127,9 @@ def stored(folder: Path) -> Counter[tuple[str, str]]:
 
 def table(counts: Mapping[tuple[str, str], int], names: frozenset[tuple[str, str]] | None = None) -> list[dict[str, Any]]:
     """One row per operator: `points` by kind ("attributes", "types", "ranks") and name -> counts by column; `never`: classes not drawn."""
-    columns = sorted({c for c, _ in counts} - {DRAWN})
+    columns = sorted({c for c, _ in counts if not c.endswith(COLUMN)} - {DRAWN})
     by_operator = dict[str, set[str]]()
-    for _, point in counts:
+    for point in (p for c, p in counts if not c.endswith(COLUMN)):
         name, _, rest = point.partition(" ")
         by_operator.setdefault(name, set()).add(rest)
     rows = list[dict[str, Any]]()
@@ -191,9 +192,9 @@ def _name(row: Mapping[str, Any]) -> str:
     return f"{row['domain']}.{row['op']}" if row["domain"] else row["op"]
 
 
-def html(rows: Sequence[Mapping[str, Any]], source: str) -> str:
+def html(rows: Sequence[Mapping[str, Any]], source: str, passes: Sequence[Mapping[str, Any]] = ()) -> str:
     """One page that needs nothing else."""
     from fuzzer.pages import page
 
     columns = [DRAWN, *(rows[0]["accepted"] if rows else ())]
-    return page("coverage.html", rows=rows, source=source, columns=columns, name=_name)
+    return page("coverage.html", rows=rows, source=source, columns=columns, name=_name, passes=passes)

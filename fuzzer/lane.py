@@ -24,6 +24,7 @@ from fuzzer.generate import Generated, generate_from
 from fuzzer.grow import Menu
 from fuzzer.investigation import Suspicion
 from fuzzer.menus import avoided
+from fuzzer.passes import seen
 from fuzzer.process import settle
 from fuzzer.settings import Settings
 from fuzzer.sources import Seeded
@@ -89,6 +90,7 @@ class Lane:
         self.batch = Batch(lane)
         self.sent = self.covered = time.monotonic()
         self.coverage = Counter[tuple[str, str]]()
+        self.changes = set[str]()  # optimisations met
         self.targets = {t.backend: t.settings for t in settings.targets}
         self.crews = {backend: [self.hired(backend)] for backend in self.targets}
         self.running: dict[Worker, Pending] = {}
@@ -195,6 +197,7 @@ class Lane:
         elif self.dear(backend) and len(self.crews[backend]) < CREW:
             self.crews[backend].append(self.hired(backend))
         self.batch.tested[backend] += 1
+        self.coverage.update(seen(backend, pending.index, outcomes, self.changes))
         if any(o.status == "ok" for o in outcomes):
             self.coverage.update((backend, p) for p in pending.points)
         elif pending.alone and any(o.status == "unsupported" for o in outcomes):

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,6 +253,8 @@ def ask_for_time(seconds: float) -> None:
 
 
 more_time: Callable[[float], None] | None = None  # set by the worker
+#: To this a backend that can tell appends the names of the optimisations that change the model it compiles; None when nobody wants to know.
+changed: list[Collection[str]] | None = None
 
 
 def _nearest(word: str, known: Any) -> str:

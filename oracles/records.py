@@ -54,6 +54,7 @@ class Outcome:
     again    outputs of a second run of the same compiled model, only when they are not bit-identical to `outputs`
     message  the backend's own words, first lines
     before   outputs for the inputs that were run before, as far as it got
+    changed  names of the optimisations that changed the model; None when nobody looked, or the backend cannot tell
     """
 
     backend: str
@@ -65,6 +66,7 @@ class Outcome:
     message: str = ""
     seconds: float = 0.0
     before: tuple[Mapping[str, Any], ...] = ()
+    changed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,8 @@ ASK = "?"
 STEPS = "?steps"
 _F_SETSIG = 10  # fcntl.F_SETSIG, which Python names only since 3.14
 _CHECK_EVERY = 64
+#: Every so many requests, backends that can are asked which optimisations change the model; the environment may say how many.
+LOOK = int(os.environ.get("ASSAY_LOOK", "8"))
 
 
 class Stage:
@@ -77,7 +80,10 @@ def main(fd: int, lifeline: int, folder: str, name: str, module: str, memory: in
             return
         for setting in settings:
             _clear_log()
+            plugin.changed = [] if served % LOOK == 0 else None
             outcome = answer(backend, model, inputs, setting, again, stage, earlier)
+            if plugin.changed:
+                outcome = replace(outcome, changed=tuple(sorted({name for names in plugin.changed for name in names})))
             try:
                 connection.send((request, outcome))
             except OSError:  # the parent is gone

@@ -15,13 +15,16 @@ def coverage(
     out: Path | None = typer.Option(None, "--out", help="A campaign's output folder; default: fresh draws, which no backend runs."),
     pattern: str = typer.Option("", "--specs", metavar="GLOB", help="Only operators whose names match, e.g. 'conv*,!slice'."),
     page: Path | None = typer.Option(None, "--html", metavar="FILE", help="Write the whole table as one page."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON list with an object per operator."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object: operators, and passes, which is empty without --out."),
     draws: int = typer.Option(30000, "--draws", min=1, help="Without --out: how many operators are drawn in all."),
 ) -> None:
     """Per operator: attribute value classes, types and ranks that were drawn, and which backends accepted them.
 
+    Of a campaign also which optimisations of a backend changed a model: how often, and in which case first.
+
     Example: `fuzz coverage --out fuzz-out --html coverage.html`
     """
+    from fuzzer import passes
     from fuzzer.cli.progress import bar
     from fuzzer.coverage import covered, fresh, html, lines, stored, table
     from fuzzer.settings import select
@@ -33,12 +36,12 @@ def coverage(
         with bar("drawing") as step:
             counts = fresh(draws, names, step)
         source = f"{sum(n for (_, p), n in counts.items() if ' ' not in p):,} fresh draws"
-    rows = table(counts, names)
+    rows, changes = table(counts, names), passes.rows(counts)
     if page is not None:
-        page.write_text(html(rows, source))
+        page.write_text(html(rows, source, changes))
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps({"operators": rows, "passes": changes}))
         return
-    typer.echo("\n".join(lines(rows)))
+    typer.echo("\n".join((*lines(rows), *passes.lines(changes))))
     pairs, never = sum(len(r["attributes"]) for r in rows), sum(len(r["never"]) for r in rows)
     typer.echo(f"{source}: {len(rows)} operators, {pairs} attribute value classes, {never} of them never drawn{f'; the table is in {page}' if page else ''}")

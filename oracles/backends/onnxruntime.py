@@ -13,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from oracles import plugin
 from oracles.plugin import Compiled, backend, split
 from specs.formats import BY_NAME, BY_ONNX, Format
 from specs.rule import Unsupported
@@ -75,6 +76,8 @@ def warm() -> None:
 )
 def onnxruntime(model: bytes, setting: str) -> Compiled:
     session = load(model, setting)
+    if plugin.changed is not None:
+        plugin.changed.append(fired(model, setting))
     outputs = [o.name for o in session.get_outputs()]
     kinds = [v.type for v in (*session.get_inputs(), *session.get_outputs())]
     if all(_element(k) in _PLAIN for k in kinds):

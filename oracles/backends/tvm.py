@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from oracles import plugin
 from oracles.plugin import Compiled, backend, split
 from specs.formats import BY_ONNX
 from specs.rule import Unsupported
@@ -23,15 +24,16 @@ UNSUPPORTED = (
     (r"(?:is|are|was) (?:currently )?(?:not (?:yet )?|un)supported|not (?:currently |yet )?(?:supported|implemented)", "said in words"),
     (r"does not support|\bUnsupported \w+|not supported yet", "said in words: 'Unsupported coordinate_transformation_mode: half_pixel_symmetric'"),
     (r"Cannot decide (?:min|max)_value for type", "a reduction without a start value for this type"),
+    (r"must be \S+ for Relax frontend|only statically known .* can be", "said in words: 'TopK sorted must be 1 for Relax frontend'"),
     (r"Only (?:constant|\[.*\] reductions|\w+ (?:is|are) supported)|[Oo]nly supports?|only applies to float|are supported only", "said in words"),
     (r"must be (?:a )?(?:compile-time )?constants?\b|non-constant|compile-time constant", "a parameter computed at run time"),
     (r"requires a statically known|static shape is unknown|Shape dimension could not be inferred", "a shape known only at run time"),
     (
         (
             r"CodeGenVM cannot emit this Relax operator directly[\s\S]*Offending call:\s+R\."
-            r"(?:[a-z]*equal|add|and|bitwise|divide|floor|greater|less|log|maxi|mini|mod|multi|or|power|squeeze|subtract|where|xor)"
+            r"(?:nn\.(?:batch|group|instance|layer|rms)_norm|[a-z]*equal|add|and|bitwise|divide|floor|greater|less|log|maxi|mini|mod|multi|or|power|squeeze|subtract|where|xor)"
         ),
-        "no legalisation for a broadcast, or a Squeeze, of named dims",
+        "no legalisation for a broadcast, a normalisation or a Squeeze of named dims",
     ),
     (r"int\(\) argument must be a string, a bytes-like object or a real number, not '(?:Var|DataflowVar|Call)'", "a parameter or size known only at run time"),
     (r"requires the input new shape to be Shape", "Reshape to a shape computed at run time"),
@@ -85,7 +87,8 @@ def load(model: bytes, names: Sequence[str], disabled: Sequence[str] = (), instr
     module, inputs, outputs = _module(model)
     target = t.target.Target("llvm")
     pipeline = _pipeline(names, target)
-    with t.transform.PassContext(opt_level=3, disabled_pass=list(disabled), instruments=list(instruments)):
+    watching = [] if plugin.changed is None else [_watch(plugin.changed)]
+    with t.transform.PassContext(opt_level=3, disabled_pass=list(disabled), instruments=[*instruments, *watching]):
         executable = t.compile(module, target=target, relax_pipeline=pipeline)
     device: Any = t.cpu()
     main = relax.VirtualMachine(executable, device)["main"]
@@ -95,6 +98,29 @@ def load(model: bytes, names: Sequence[str], disabled: Sequence[str] = (), instr
         return dict(zip(outputs, [_array(results)] if len(outputs) == 1 else [_array(r) for r in results], strict=True))
 
     return call
+
+
+def _watch(told: list[Collection[str]]) -> Any:
+    """Tells the names of the passes behind which a module is another one than before."""
+    import tvm as t
+    import tvm_ffi
+
+    changed = set[str]()
+    told.append(changed)
+
+    @t.instrument.pass_instrument
+    class Watch:
+        def __init__(self) -> None:
+            self.before = list[int]()
+
+        def run_before_pass(self, module: Any, info: Any) -> None:
+            self.before.append(tvm_ffi.structural_hash(module))
+
+        def run_after_pass(self, module: Any, info: Any) -> None:
+            if tvm_ffi.structural_hash(module) != self.before.pop() and info.name not in _CONTAINERS:
+                changed.add(str(info.name))
+
+    return Watch()
 
 
 def _module(model: bytes) -> tuple[Any, list[str], list[str]]:
@@ -171,7 +197,7 @@ def passes(model: bytes, setting: str) -> list[str]:
 
 def switches(model: bytes, setting: str) -> list[str]:
     """Passes that can be left out; FuseOps stands for itself and its companions, which make no sense alone."""
-    mine = [name for name in dict.fromkeys(passes(model, setting)) if name not in _NECESSARY and name not in _FUSION[1:]]
+    mine = [name for name in dict.fromkeys(passes(model, setting)) if name not in NECESSARY and name not in _FUSION[1:]]
     return [*mine, *(name for name in _ON_STATEMENTS if name not in split(setting)[1])]
 
 
@@ -196,7 +222,7 @@ _LOWER = ["RewriteDataflowReshape", "ToNonDataflow", "RemovePurityChecking", "Ca
           "LowerRuntimeBuiltin", "ComputePrimValue", "VMShapeLower", "AttachGlobalSymbol"]  # fmt: skip
 #: Passes of the lowering that only save time or memory.
 _OPTIONAL = {"RewriteDataflowReshape", "StaticPlanBlockMemory", "KillAfterLastUse"}
-_NECESSARY = {*_DISPATCH, "LegalizeOps", *_LOWER} - _OPTIONAL
+NECESSARY = {*_DISPATCH, "LegalizeOps", *_LOWER} - _OPTIONAL
 #: Keep the meaning and the rounding of every operator, so they may run in any order. Left out are those
 #: that are allowed to change results (FastMathTransform, ToMixedPrecision) or re-associate products of matrices (AdjustMatmulOrder, ExpandMatmulOfSum).
 _ON_OPERATORS = [
