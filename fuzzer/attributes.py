@@ -100,7 +100,7 @@ def may_be_absent(op: Operator, opset: int, attribute: str) -> bool:
 def universe(op: Operator) -> frozenset[str]:
     """Every `attribute=class` that an operator may be drawn with at the opsets drawn."""
     result = set[str]()
-    for opset in range(max(OLDEST, op.since), NEWEST + 1) if op.domain == "" else [1]:
+    for opset in range(max(OLDEST, op.since), max(NEWEST, op.since) + 1) if op.domain == "" else [1]:
         found = schema.schema(op.name, op.domain, opset)
         if found is None:
             continue

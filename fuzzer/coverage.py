@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fuzzer.attributes import OLDEST, classes, title, universe
-from fuzzer.grow import OPSETS, Menu
+from fuzzer.grow import OPSETS, Menu, opsets
 from fuzzer.network import Network, Step
 from fuzzer.passes import COLUMN
 from fuzzer.sources import Seeded
@@ -34,8 +34,7 @@ WRAPPED = (
 
 def covered() -> dict[str, Operator]:
     """The operators that can be drawn, by title."""
-    newest = max(OPSETS)
-    chosen = (o for o in operators().values() if (o.draw is not None and o.since <= newest) or (not o.domain and o.name in WRAPPED))
+    chosen = (o for o in operators().values() if o.draw is not None or (not o.domain and o.name in WRAPPED))
     return {title(o): o for o in sorted(chosen, key=lambda o: (o.domain, o.name))}
 
 
@@ -84,7 +83,7 @@ def draw(op: Operator, seed: int) -> Network:
     """A network with this operator: alone, or wrapped around a part of a small network."""
     name = title(op)
     if op.draw is not None:
-        return grow(Seeded("coverage", name, seed), 1, Menu(names=frozenset([op.key]), opsets=tuple(o for o in OPSETS if o >= op.since)))
+        return grow(Seeded("coverage", name, seed), 1, Menu(names=frozenset([op.key]), opsets=opsets(op.since)))
     source = Seeded("coverage", name, seed)
     network = grow(source, 2, Menu(names=_plain(), opsets=tuple(o for o in OPSETS if o >= _since(op))))
     ways = [w for w in WAYS if w.__name__.strip("_") in (op.name.lower(), "optional" if "Optional" in op.name else "sequence" if "equence" in op.name else "")]
@@ -157,20 +156,23 @@ def table(counts: Mapping[tuple[str, str], int], names: frozenset[tuple[str, str
 
 @cache
 def _attributes(op: Operator) -> frozenset[str]:
-    return frozenset(a for o in (OPSETS if not op.domain else (1,)) if (s := schema.schema(op.name, op.domain, o)) is not None for a in s.attributes)
+    return frozenset(
+        a for o in ((*OPSETS, *opsets(op.since)) if not op.domain else (1,)) if (s := schema.schema(op.name, op.domain, o)) is not None for a in s.attributes
+    )
 
 
 @cache
 def _types(op: Operator) -> frozenset[str]:
     """What the type variables of the inputs allow at the newest opset drawn, for operators with a drawing of their own."""
-    found = schema.schema(op.name, op.domain, max(OPSETS))
+    newest = max(opsets(op.since))
+    found = schema.schema(op.name, op.domain, newest)
     if found is None or op.draw is None:
         return frozenset()
     result = set[str]()
     for i, parameter in enumerate(found.inputs):
         variable = parameter.type_str
         if not variable.startswith("tensor("):
-            allowed = schema.formats(op.name, op.domain, max(OPSETS), variable)
+            allowed = schema.formats(op.name, op.domain, newest, variable)
             usable = [f for f in allowed if op.among is None or i or f in op.among]
             result |= {f"{variable}={f.name}" for f in usable if f.kind not in ("string", "complex")}
     return frozenset(result)

@@ -17,6 +17,8 @@ from specs.operator import Operator, operators
 from specs.rule import Misfit, Operand, Rule
 
 OPSETS = (18, 13, 14, 15, 16, 17, 19, 20, 21, 22, 23, 24, 25, 26)
+#: Newer than what compilers take: drawn when asked for, and for operators that begin there.
+LATER = (27, 28)
 DRAWN = (FLOAT, DOUBLE, FLOAT16, BFLOAT16, INT64, INT32, INT16, INT8, UINT8, UINT16, UINT32, UINT64, BOOL)
 #: The same and those that are moved and cast only.
 RARE = (*DRAWN, *(f for f in ALL if f.bits <= 8 and f not in DRAWN and f.kind in ("float", "int", "uint") and f.name != "float8e8m0"))
@@ -54,6 +56,11 @@ class Menu:
 
 
 EVERYTHING = Menu()
+
+
+def opsets(since: int) -> tuple[int, ...]:
+    """At which an operator that begins with an opset is drawn."""
+    return tuple(o for o in OPSETS if o >= since) or tuple(o for o in LATER if o >= since)
 
 
 def support_key(name: str, domain: str, formats: dict[str, Format]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fuzzer.generate import generate_from
-from fuzzer.grow import OPSETS, Menu
+from fuzzer.grow import Menu, opsets
 from fuzzer.menus import FOLDER, path
 from fuzzer.sources import Seeded
 from oracles.adjoint import weigher
@@ -48,7 +48,7 @@ def measure(
     """Run `draws` single-node models of every operator on a backend with optimisation off, by support key."""
     setting = find(backend).reference_setting or find(backend).default[0]
     matrix = dict[str, Support]()
-    for op in sorted((o for o in operators().values() if o.draw is not None and o.since <= max(OPSETS)), key=lambda o: o.key):
+    for op in sorted((o for o in operators().values() if o.draw is not None), key=lambda o: o.key):
         if names is not None and op.name not in names:
             continue
         progress(op.name)
@@ -58,7 +58,7 @@ def measure(
 
 
 def _probe(op: Operator, seed: int, target: Target, matrix: dict[str, Support], timeout: float) -> None:
-    menu = Menu(names=frozenset([op.key]), opsets=tuple(o for o in OPSETS if o >= op.since))
+    menu = Menu(names=frozenset([op.key]), opsets=opsets(op.since))
     made = generate_from(Seeded("matrix", op.name, seed), 1, menu, elements=512, check=False, wraps=False)
     keys = [s.key for s in made.network.steps if s.op == op.name]
     if len(keys) != 1 or not made.found.safe:

@@ -14,7 +14,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from fuzzer.generate import generate_from
-from fuzzer.grow import OPSETS, Menu
+from fuzzer.grow import LATER, OPSETS, Menu
 from fuzzer.sources import Seeded
 from oracles.records import Case
 from specs.net import blocks
@@ -91,8 +91,8 @@ def networks(*, max_nodes: int = 6, ops: list[str] | None = None, opset: int | N
     known = {name for _, name in operators()}
     if ops is not None and (unknown := sorted(set(ops) - known)):
         raise UsageError(f"networks(ops=...): no spec for {', '.join(unknown)}; `fuzz specs` lists them")
-    if opset is not None and opset not in OPSETS:
-        raise UsageError(f"networks(opset={opset}): drawn opsets are {min(OPSETS)} to {max(OPSETS)}")
+    if opset is not None and opset not in (*OPSETS, *LATER):
+        raise UsageError(f"networks(opset={opset}): drawn opsets are {min(OPSETS)} to {max(LATER)}")
     _warm()
     names = None if ops is None else frozenset(("", n) for n in ops)
     return _networks(max_nodes, Menu(names=names, opsets=OPSETS if opset is None else (opset,)), max_elements)

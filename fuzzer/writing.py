@@ -11,7 +11,7 @@ import numpy as np
 from corpus.arrays import save_arrays
 from corpus.lock import StoreError
 from fuzzer.generate import Generated, generate_from
-from fuzzer.grow import OPSETS, Menu
+from fuzzer.grow import LATER, OPSETS, Menu, opsets
 from fuzzer.settings import select
 from fuzzer.sources import Seeded
 from oracles.reference import reference
@@ -24,10 +24,11 @@ ATTEMPTS = 20  # draws looked at for one case before the request counts as impos
 
 def write_cases(out: Path, *, count: int, seed: int, nodes: int, op: str = "", opset: int = 0, progress: Callable[[str], None] = lambda _: None) -> int:
     """Write `count` case folders. Raises UsageError for what cannot be drawn, StoreError when the disk refuses."""
-    if opset and opset not in OPSETS:
-        raise UsageError(f"--opset {opset}: drawn opsets are {min(OPSETS)} to {max(OPSETS)}")
+    if opset and opset not in (*OPSETS, *LATER):
+        raise UsageError(f"--opset {opset}: drawn opsets are {min(OPSETS)} to {max(LATER)}")
     names = select(op, {k: o for k, o in operators().items() if o.draw is not None}) if op else None
-    menu = Menu(names, opsets=(opset,) if opset else OPSETS)
+    since = min(operators()[key].since for key in names) if names else min(OPSETS)
+    menu = Menu(names, opsets=(opset,) if opset else opsets(since) if since > max(OPSETS) else OPSETS)
     for i in range(count):
         progress(f"case {i + 1} of {count}")
         made = _one(seed, i, nodes, menu)

@@ -190,7 +190,7 @@ def _swiglu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: S
 @op("SwiGLU", meaning=lambda a, x, y: swish(a, x) * y, error=_swiglu_error, since=28)
 def swiglu(g: Draw) -> Rule:
     x = g.operand(low=0)
-    return Rule([x, g.operand(like=x)], [x], choose_attrs(g, alpha=[1.0, 1.702, 0.5]))
+    return Rule([x, g.operand(like=x)], [x], choose_attrs(g, alpha=[1.0, 1.702, 0.5, -1.0, 0.0]))
 
 
 # clipped and thresholded -----------------------------------------------------------------------------------------------

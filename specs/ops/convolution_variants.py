@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from specs.contraction import linear
+from specs.contrib import MICROSOFT, declare
 from specs.draw import Draw
-from specs.formats import BOOL
+from specs.formats import BFLOAT16, BOOL, FLOAT, FLOAT16
 from specs.numerics import EXACT, Ball, ErrorRule, Policy, Radii
 from specs.operator import op
 from specs.ops.convolution import convolve
@@ -97,12 +98,21 @@ def _then(rule: ErrorRule, meaning: Callable[..., Tensor], after: Callable[[Node
 
 
 # CausalConvWithState ---------------------------------------------------------------------------------------------------
-def _padded(x: Tensor, w: Tensor, past: Tensor | None) -> Tensor:
-    return F.pad(x, (w.shape[2] - 1, 0)) if past is None else torch.cat([past, x], 2)
+declare("CausalConvWithState", "input:T weight:T bias:T? past_state:T?", "output:T present_state:T",
+        {"activation": "none", "ndim": 1, "dilation": 1, "channels_last": 0, "state_window": 0}, T=[FLOAT, FLOAT16, BFLOAT16])  # fmt: skip
 
 
-def _causal(a: Node, x: Tensor, w: Tensor, bias: Tensor | None = None, past: Tensor | None = None) -> Tensor:
-    return F.conv1d(_padded(x, w, past), w, bias, groups=x.shape[1])
+def _reach(a: Node, w: Tensor) -> int:
+    """How many positions of the past a result depends on."""
+    return (w.shape[2] - 1) * (a.dilation or 1)
+
+
+def _padded(a: Node, x: Tensor, w: Tensor, past: Tensor | None) -> Tensor:
+    return F.pad(x, (_reach(a, w), 0)) if past is None else torch.cat([past, x], 2)
+
+
+def _depthwise(a: Node, x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.conv1d(x, w, bias, dilation=a.dilation or 1, groups=x.shape[1])
 
 
 def _silu(a: Node, y: Any, operands: Sequence[Any] = ()) -> Any:
@@ -110,25 +120,41 @@ def _silu(a: Node, y: Any, operands: Sequence[Any] = ()) -> Any:
 
 
 def _causal_conv(a: Node, x: Tensor, w: Tensor, bias: Tensor | None = None, past: Tensor | None = None) -> Any:
-    """The state carries the last k - 1 positions on; without one the past was zero."""
-    y = _silu(a, _causal(a, x, w, bias, past))
-    padded = _padded(x, w, past)
-    return y, padded[:, :, padded.shape[2] - w.shape[2] + 1 :]
+    """The state carries the last positions on; without one the past was zero."""
+    if a.channels_last:
+        x, past = x.transpose(1, 2), None if past is None else past.transpose(1, 2)
+    padded = _padded(a, x, w, past)
+    y, state = _silu(a, _depthwise(a, padded, w, bias)), padded[:, :, padded.shape[2] - _reach(a, w) :]
+    return (y.transpose(1, 2), state.transpose(1, 2)) if a.channels_last else (y, state)
 
 
 def _causal_terms(node: Node, values: Sequence[Any]) -> float:
     return values[1].shape[2] + 1
 
 
+def _transposed(parts: Sequence[Tensor | None]) -> list[Any]:
+    return [None if t is None else t.transpose(1, 2) for t in parts]
+
+
 def _causal_conv_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     """Past and input are one sequence to the convolution; the state only moves."""
+    if node.channels_last:
+        first, w, bias, past = [*balls, None, None][:4]
+        turned = [None if b is None else Ball(*_transposed(b)) for b in (first, past)]
+        found = _causal_radii(node, policy, [turned[0], w, bias, turned[1]], _transposed(ys))
+        return [(None, None) if r[0] is None else (r[0].transpose(1, 2), r[1].transpose(1, 2)) for r in found]
+    return _causal_radii(node, policy, balls, ys)
+
+
+def _causal_radii(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     x, w, bias, past = [*balls, None, None][:4]
     assert x is not None
     assert w is not None
-    state, whole = EXACT, Ball(_padded(x.value, w.value, None if past is None else past.value))
+    state, whole = EXACT, Ball(_padded(node, x.value, w.value, None if past is None else past.value))
     if x.worst is not None or (past is not None and past.worst is not None):
         radii = [
             _padded(
+                node,
                 torch.zeros_like(x.value) if x[i] is None else x[i],
                 w.value,
                 None if past is None else torch.zeros_like(past.value) if past[i] is None else past[i],
@@ -136,10 +162,29 @@ def _causal_conv_error(node: Node, policy: Policy, balls: Sequence[Ball | None],
             for i in (1, 2)
         ]
         whole = Ball(whole.value, *radii)
-        k = w.value.shape[2]
-        state = (radii[0][:, :, radii[0].shape[2] - k + 1 :], radii[1][:, :, radii[1].shape[2] - k + 1 :])
-    rule = _then(linear(_causal_terms, bias=2), lambda a, x, w, b=None: F.conv1d(x, w, b, groups=x.shape[1]), _silu)
+        kept = radii[0].shape[2] - _reach(node, w.value)
+        state = (radii[0][:, :, kept:], radii[1][:, :, kept:])
+    rule = _then(linear(_causal_terms, bias=2), _depthwise, _silu)
     return [rule(node, policy, [whole, w, bias], ys[:1])[0], state][: len(ys)]
+
+
+def _causal_rule(g: Draw, x: Operand, sizes: Sequence[Any], reach: Callable[[int], int], state: Callable[[int], list[Any]]) -> tuple[list[Operand | None], int]:
+    """Operands, and how many positions the state holds. `sizes`: batch, channels, length."""
+    k = g.int(1, 5)
+    operands: list[Operand | None] = [x, g.operand(like=[sizes[1], 1, k], role="weight")]
+    biased, stateful = g.flag(), g.flag()
+    if biased:
+        operands.append(g.operand(like=[sizes[1]], role="weight"))
+    elif stateful:
+        g.skip()
+        operands.append(None)
+    if stateful and k > 1:
+        operands.append(g.operand(like=state(reach(k))))
+    return operands, reach(k)
+
+
+def _activation(g: Draw) -> dict[str, Any]:
+    return {"activation": g.pick(("silu", "swish", "none"))} if g.flag() else {}
 
 
 @op("CausalConvWithState", meaning=_causal_conv, error=_causal_conv_error, since=27)
@@ -147,17 +192,19 @@ def causal_conv(g: Draw) -> Rule:
     """A sequence convolved channel by channel, in one go or as a step that goes on from a state."""
     x = g.operand(rank=3)
     n, c, length = x
-    k = g.int(1, 5)
-    operands: list[Operand | None] = [x, g.operand(like=[c, 1, k], role="weight")]
-    biased, stateful = g.flag(), g.flag()
-    if biased:
-        operands.append(g.operand(like=[c], role="weight"))
-    elif stateful:
-        g.skip()
-        operands.append(None)
-    if stateful and k > 1:
-        operands.append(g.operand(like=[n, c, k - 1]))
-    return Rule(operands, [[n, c, length], [n, c, k - 1]], {"activation": g.pick(("silu", "swish", "none"))} if g.flag() else {})
+    operands, kept = _causal_rule(g, x, x, lambda k: k - 1, lambda m: [n, c, m])
+    return Rule(operands, [[n, c, length], [n, c, kept]], _activation(g))
+
+
+@op("CausalConvWithState", meaning=_causal_conv, error=_causal_conv_error, domain=MICROSOFT, among=[FLOAT, FLOAT16], weight=0.5)
+def wider_causal_conv(g: Draw) -> Rule:
+    """ONNX Runtime's own has a dilation too, and may have the channels last."""
+    x = g.operand(rank=3)
+    last, dilation = g.flag(0.4), g.pick([1, 1, 2, 3])
+    n, c, length = (x[0], x[2], x[1]) if last else x
+    operands, kept = _causal_rule(g, x, [n, c, length], lambda k: (k - 1) * dilation, lambda m: [n, m, c] if last else [n, c, m])
+    attrs = {**({"dilation": dilation} if dilation > 1 else {}), **({"channels_last": 1} if last else {}), **_activation(g)}
+    return Rule(operands, [list(x), [n, kept, c] if last else [n, c, kept]], attrs)
 
 
 # FusedConv of ONNX Runtime -------------------------------------------------------------------------------------------

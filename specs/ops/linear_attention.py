@@ -10,7 +10,6 @@ import torch
 from specs import Draw, Rule, op
 from specs.contrib import MICROSOFT, declare
 from specs.formats import BFLOAT16, FLOAT, FLOAT16
-from specs.operator import meaning_only
 from specs.ops.attention import merge_heads, split_heads
 from specs.program import Node
 from specs.rule import Operand, Unsupported
@@ -55,11 +54,7 @@ def _linear_attention(a: Node, q: Any, k: Any, v: Any, state: Any = None, decay:
     return merge_heads(torch.stack(rows, 2)), state.to(kept)
 
 
-meaning_only("LinearAttention", _linear_attention, error=traced(coherent=True))
-
-
-@op("LinearAttention", meaning=_linear_attention, error=traced(coherent=True), domain=MICROSOFT, among=[FLOAT, FLOAT16])
-def linear_attention(g: Draw) -> Rule:
+def _draw(g: Draw) -> Rule:
     """Every update rule, with a decay per head or per feature, with or without an earlier state."""
     rule = g.pick(["linear", "gated", "delta", "gated_delta"])
     heads, group = g.int(1, 3), g.pick([1, 1, 2, 3])
@@ -88,3 +83,7 @@ def linear_attention(g: Draw) -> Rule:
     if g.flag(0.3):
         attrs["scale"] = g.pick([1.0, 0.5, 0.1])
     return Rule(inputs, [[batch, length, heads * group * v_size], state], attrs)
+
+
+op("LinearAttention", meaning=_linear_attention, error=traced(coherent=True), since=27)(_draw)
+op("LinearAttention", meaning=_linear_attention, error=traced(coherent=True), domain=MICROSOFT, among=[FLOAT, FLOAT16])(_draw)

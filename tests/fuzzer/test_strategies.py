@@ -100,7 +100,7 @@ def test_an_example_prints_as_text() -> None:
     ("arguments", "sentence"),
     [
         ({"max_nodes": 0}, r"networks\(max_nodes=0\): at least one node is needed"),
-        ({"opset": 7}, r"networks\(opset=7\): drawn opsets are 13 to 26"),
+        ({"opset": 7}, r"networks\(opset=7\): drawn opsets are 13 to 28"),
         ({"ops": ["Relu", "Frobnicate"]}, r"networks\(ops=\.\.\.\): no spec for Frobnicate; `fuzz specs` lists them"),
     ],
 )

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 import specs
 from fuzzer.coverage import WRAPPED, covered
 from fuzzer.grow import OPSETS
+from oracles.plugin import backends
+from oracles.pool import run
+from oracles.records import Case
 from specs.contrib import MICROSOFT
 from specs.operator import operators
+from tests.specs.selfcheck import draw_one
 
 LEFT_OUT: dict[str, dict[str, dict[str, str]]] = json.loads((Path(specs.__path__[0]) / "left_out.json").read_text())
 DEFAULT, CONTRIB = LEFT_OUT["default domain"], LEFT_OUT[MICROSOFT]
@@ -37,9 +42,15 @@ def test_every_spec_is_drawn_or_has_a_reason() -> None:
     assert set(WRAPPED) <= drawn
 
 
-def test_what_is_too_new_to_be_drawn_is_newer_than_every_opset_drawn() -> None:
-    for name in ("CausalConvWithState", "LinearAttention", "SwiGLU"):
-        assert newest()[name].since_version > max(OPSETS), f"{name} can be drawn now"
+@pytest.mark.backends
+@pytest.mark.parametrize("name", ["CausalConvWithState", "LinearAttention", "SwiGLU"])
+def test_what_begins_behind_the_drawn_opsets_no_compiler_takes(name: str) -> None:
+    """Should this fail, OPSETS may go on to that opset."""
+    op = operators()["", name]
+    assert op.since > max(OPSETS) and op.draw is not None
+    made = draw_one(op, 0)
+    assert made is not None
+    assert told(made.case) == {"unsupported"}
 
 
 def test_every_kernel_of_onnx_runtime_outside_onnx_has_a_spec_or_a_reason() -> None:
@@ -62,16 +73,19 @@ def test_reasons_are_given() -> None:
 @pytest.mark.backends
 def test_nobody_implements_image_decoder() -> None:
     """Should this fail, ImageDecoder wants a drawing."""
-    import numpy as np
-
-    from oracles.plugin import backends
-    from oracles.pool import run
-    from oracles.records import Case
-
     node = onnx.helper.make_node("ImageDecoder", ["x"], ["y"])
     x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.UINT8, s) for n, s in (("x", [10]), ("y", [None, None, 3])))
     graph = onnx.helper.make_graph([node], "g", [x], [y])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
-    for name in ("onnxruntime", "tvm"):
-        if backends()[name].available():
-            assert {o.status for o in run(Case(model, {"x": np.zeros(10, np.uint8)}), name)} == {"unsupported"}
+    assert told(Case(model, {"x": np.zeros(10, np.uint8)})) == {"unsupported"}
+
+
+def told(case: Case) -> set[str]:
+    """How the compilers that are here end."""
+    return {o.status for name in ("onnxruntime", "tvm") if backends()[name].available() for o in run(case, name)} or {"unsupported"}
+
+
+@pytest.mark.parametrize("name", ["Scatter", "Upsample"])
+def test_what_is_deprecated_cannot_be_drawn(name: str) -> None:
+    found = onnx.defs.get_schema(name, max(OPSETS), "")
+    assert found.deprecated and found.since_version <= min(OPSETS)
