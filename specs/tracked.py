@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specs.numerics import COVERED, INF, Ball, ErrorRule, Policy, Radii, finite, outputs, settle, undecidable, zeros_like
+from specs.numerics import COVERED, INF, TYPICAL, Ball, ErrorRule, Policy, Radii, finite, outputs, settle, undecidable, zeros_like
 
 #: As numerics.TYPICAL, for the steps of one formula: a few meet in every element, and some elements see nearly all of each.
 STEP = 0.7
@@ -194,6 +194,15 @@ def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4,
     return made(y, worst + own, torch.hypot(spread, own * COVERED), x.rounding)
 
 
+def onto(start: Any, total: Any, n: int) -> Any:
+    """start + total, the total of n products, as one sum: it may begin with `start`, and then each product added rounds at its size."""
+    y = start + total
+    if not isinstance(y, Tracked):
+        return y
+    own = roundoff(y, raw(start).abs().expand(y.shape) * n)
+    return made(y.value, y.worst + own, torch.hypot(y.spread, own * (TYPICAL / max(n, 1) ** 0.5)), y.rounding)
+
+
 def roundoff(of: Tracked, units: Tensor) -> Tensor:
     """A local rounding of so many u, nothing where the value is infinite (then it is exactly so)."""
     rounding = of.rounding
@@ -216,7 +225,8 @@ def traced(form_of: int = 0, coherent: bool = False) -> ErrorRule:
     """
 
     def rule(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-        rounding = Rounding.of(policy, node.out_formats[form_of], coherent)
+        shared = coherent or any(b is not None and not isinstance(b, list) and b.together for b in balls)
+        rounding = Rounding.of(policy, node.out_formats[form_of], shared)
         args = list[Any]()
         for b in balls:
             if b is None or not isinstance(b.value, Tensor) or not b.value.is_floating_point():

@@ -13,7 +13,7 @@ from specs.formats import BOOL, BY_ONNX
 from specs.program import Node
 from specs.rule import Dim, Operand
 from specs.terms import floor_div, known
-from specs.tracked import attribute, cast, raw, traced
+from specs.tracked import attribute, cast, onto, raw, traced
 
 INF = math.inf
 
@@ -66,7 +66,7 @@ def _attention(a: Node, q: Any, k: Any, v: Any, mask: Any = None, past_key: Any 
     root = attribute(math.sqrt(abs(scale)), q)
     raw_scores = (q * root if scale >= 0 else q * -root) @ (k * root).transpose(-1, -2)
     capped = raw_scores if not a.softcap else (raw_scores / a.softcap).tanh() * a.softcap
-    scores, allowed = _masked(capped, mask, keys)
+    scores, allowed = _masked(capped, mask, keys, q.shape[-1])
     offset: Any = past_key.shape[2] if past_key is not None else 0 if lengths is None else lengths.reshape(-1) - queries
     # The windows are attributes of version 25.
     seen = frontier(queries, keys, offset, bool(a.is_causal), *(-1 if w is None else w for w in (a.left_window_size, a.right_window_size)))
@@ -95,7 +95,7 @@ def _product(p: Any, v: Any) -> Any:
     return (p.to(wide) @ v.to(wide)).to(p.dtype)
 
 
-def _masked(scores: Any, mask: Any, keys: int) -> tuple[Any, Tensor | None]:
+def _masked(scores: Any, mask: Any, keys: int, size: int) -> tuple[Any, Tensor | None]:
     """The mask added, or kept as what is allowed when it is boolean; keys beyond its end are forbidden."""
     if mask is None:
         return scores, None
@@ -105,7 +105,7 @@ def _masked(scores: Any, mask: Any, keys: int) -> tuple[Any, Tensor | None]:
         mask = torch.cat([mask, torch.zeros((*mask.shape[:-1], short), dtype=mask.dtype)], -1)
     if raw(mask).dtype == torch.bool:
         return scores, mask if allowed is None else mask & allowed
-    return scores + (mask if raw(mask).is_floating_point() else mask.to(raw(scores).dtype)), allowed
+    return onto(mask if raw(mask).is_floating_point() else mask.to(raw(scores).dtype), scores, size), allowed
 
 
 def _heads(g: Draw) -> tuple[Operand, list[Dim], dict[str, Any], int]:

@@ -21,7 +21,7 @@ from specs.ops.attention import frontier, merge_heads, rotate, split_heads, weig
 from specs.program import Node
 from specs.rule import Operand, Unsupported
 from specs.terms import floor_div, known
-from specs.tracked import attribute, raw, traced
+from specs.tracked import attribute, onto, raw, traced
 
 FLOATS = [FLOAT, FLOAT16, BFLOAT16]
 
@@ -49,7 +49,7 @@ def _attend(a: Node, q: Any, k: Any, v: Any, filtered: Tensor | None, bias: Any,
     """Outputs and probabilities of split heads; `filtered` marks padding."""
     scores = _scaled(a, q, k)
     if bias is not None:
-        scores = scores + bias
+        scores = onto(bias, scores, q.shape[-1])
     if filtered is not None:
         scores = scores + filtered.to(raw(scores).dtype) * a.mask_filter_value
     scores, _ = weigh(scores, frontier(q.shape[2], k.shape[2], past, bool(a.unidirectional)))
@@ -108,7 +108,7 @@ def _attention(a: Node, x: Any, w: Any, bias: Any = None, mask: Any = None, past
     sizes = a.qkv_hidden_sizes or [third, third, third]
     projected = x @ w
     if bias is not None:
-        projected = projected + bias
+        projected = onto(bias, projected, w.shape[0])
     q, k, v = (split_heads(t, a.num_heads) for t in projected.split(sizes, 2))
     before = 0
     if past is not None:

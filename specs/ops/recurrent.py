@@ -16,7 +16,7 @@ from specs import Draw, Rule, op
 from specs.program import Node
 from specs.rule import Operand
 from specs.terms import known
-from specs.tracked import CONSTANTS, Tracked, monotone, steady, traced
+from specs.tracked import CONSTANTS, Tracked, monotone, onto, steady, traced
 
 Activation = Callable[[Any], Any]
 
@@ -89,7 +89,7 @@ def _over_time(
         w_bias, r_bias = (None, None) if b is None else b[d].chunk(2)
         projected = xs @ w[d].transpose(0, 1)
         if w_bias is not None:
-            projected = projected + w_bias
+            projected = onto(w_bias, projected, xs.shape[-1])
         states = tuple(torch.zeros((batch, hidden), dtype=x.dtype) if s is None else s[d] for s in starts)
         rows = list[Any]()
         for t in range(longest):
@@ -119,14 +119,14 @@ def _order(longest: int, batch: int, lengths: Tensor | None) -> tuple[Tensor, Te
 
 
 def _rnn_step(a: Node, f: Sequence[Activation], x: Any, states: Sequence[Any], r: Any, bias: Any) -> tuple[Any, ...]:
-    v = x + states[0] @ r
+    v = onto(x, states[0] @ r, r.shape[0])
     return (f[0](_clip(a, v if bias is None else v + bias)),)
 
 
 def _gru_step(a: Node, f: Sequence[Activation], x: Any, states: Sequence[Any], r: Any, bias: Any) -> tuple[Any, ...]:
     h = states[0]
     n = h.shape[-1]
-    v = x[:, : 2 * n] + h @ r[:, : 2 * n]
+    v = onto(x[:, : 2 * n], h @ r[:, : 2 * n], n)
     v = f[0](_clip(a, v if bias is None else v + bias[: 2 * n]))
     z, reset = v[:, :n], v[:, n:]
     last = None if bias is None else bias[2 * n :]
@@ -134,7 +134,7 @@ def _gru_step(a: Node, f: Sequence[Activation], x: Any, states: Sequence[Any], r
         inner = h @ r[:, 2 * n :]
         new = x[:, 2 * n :] + reset * (inner if last is None else inner + last)
     else:
-        new = x[:, 2 * n :] + (reset * h) @ r[:, 2 * n :]
+        new = onto(x[:, 2 * n :], (reset * h) @ r[:, 2 * n :], n)
         new = new if last is None else new + last
     new = f[1](_clip(a, new))
     return ((1 - z) * new + z * h,)
@@ -142,7 +142,7 @@ def _gru_step(a: Node, f: Sequence[Activation], x: Any, states: Sequence[Any], r
 
 def _lstm_step(a: Node, f: Sequence[Activation], x: Any, states: Sequence[Any], r: Any, bias: Any, peephole: Any) -> tuple[Any, ...]:
     h, c = states
-    v = x + h @ r
+    v = onto(x, h @ r, r.shape[0])
     v, n = v if bias is None else v + bias, h.shape[-1]
     new = f[1](_clip(a, v[:, 3 * n :]))
     if peephole is None:
