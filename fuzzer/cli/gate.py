@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @app.command()
 def gate(
     paths: list[Path] = typer.Argument(None, metavar="[PATH...]", help="More changed files, as --changed takes them."),
-    kernels: str = typer.Option("", "--kernels", metavar="NAMES", help="Kernels to test, e.g. 'softmax*,!*-half'; default: all, or those that changed."),
+    kernels: str = typer.Option(
+        "", "--kernels", metavar="NAMES", help="Kernels to test, e.g. 'softmax*,!*-half'; default: those that changed, else the project's own, else all."
+    ),
     base: str = typer.Option("", "--base", metavar="REF", help="Test what changed since this commit (a branch: since it was left), and compare with it."),
     changed: list[Path] = typer.Option(None, "--changed", metavar="PATH", help="Test the kernels made of this file or folder; may be repeated."),
     budget: str = typer.Option("10m", "--budget", help="A time (90s, 10m) or a number of fresh cases (500cases)."),
@@ -87,6 +89,8 @@ def _ordered(
     touched = changes.differing(chosen, before) if before else changes.touched(chosen, paths) if paths else {}
     if before or paths:
         chosen = {name: k for name, k in chosen.items() if name in touched}
+    elif not names:
+        chosen = {name: k for name, k in chosen.items() if not k.shipped} or chosen
     if not chosen:
         if before:
             changes.discard(before)
