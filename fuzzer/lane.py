@@ -12,7 +12,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,10 +20,8 @@ import torch
 
 from corpus.journal import Journal
 from fuzzer.coverage import DRAWN, points
-from fuzzer.generate import Generated, generate_from
-from fuzzer.grow import Menu
+from fuzzer.drawing import Drawing
 from fuzzer.investigation import Suspicion
-from fuzzer.menus import avoided
 from fuzzer.passes import seen
 from fuzzer.process import settle
 from fuzzer.settings import Settings
@@ -98,10 +96,7 @@ class Lane:
         self.mean: dict[str, float] = {}
         self.rests: dict[str, float] = {}  # until when a slow backend gets nothing
         self.journal = Journal(settings.out, lane)
-        avoid = frozenset(avoided("onnxruntime")) if "onnxruntime" in self.targets else frozenset[str]()
-        self.plain = Menu(settings.names, avoid=avoid, blocks=settings.blocks)
-        self.friendly = Menu(settings.names, avoid=avoid | frozenset(k for b in self.targets for k in avoided(b)), blocks=settings.blocks)
-        self.small = replace(self.friendly, blocks=frozenset())
+        self.drawing = Drawing(settings)
 
     # making -------------------------------------------------------------------------------------------------------
     def make(self) -> Pending | None:
@@ -111,7 +106,7 @@ class Lane:
         self.batch.index = index
         started = time.perf_counter()
         try:
-            made = self._generated(index)
+            made = self.drawing.generated(index, Seeded(self.settings.seed, index))
             self.journal.begin(made.case)
             reference_started = time.perf_counter()
             expected = [reference(made.program, inputs) for inputs in (*made.case.before, made.case.inputs)]
@@ -145,17 +140,6 @@ class Lane:
             self.batch.features["several sizes"] += 1
         weighers = [weigher(made.program, inputs) for inputs in (*made.case.before, made.case.inputs)]
         return Pending(index, made.case, tuple(zip(expected, weighers, strict=True)), found, len(made.network.steps) == 1)
-
-    def _generated(self, index: int) -> Generated:
-        source = Seeded(self.settings.seed, index)
-        friendly = index % 3 == 0
-        most = self.settings.max_nodes
-        if friendly and len(self.targets) > 1:  # what dear backends get: they pay by the node
-            most = max(1, most // 2)
-        nodes = 1 if most == 1 or source.choose(6) == 0 else 2 + source.choose(most - 1)
-        menu = self.plain if not friendly else self.friendly if index % 36 == 0 or self.settings.blocks is not None else self.small
-        origin = {"seed": self.settings.seed, "index": index, "nodes": nodes, "choices": source.trail}
-        return generate_from(source, nodes, menu, origin=origin)
 
     def hired(self, backend: str) -> Worker:
         return Worker(backend, self.settings.timeout, self.settings.memory)

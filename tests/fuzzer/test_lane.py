@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import fuzzer.lane
+import fuzzer.drawing
 from fuzzer.lane import Batch, Lane, Pending
 from fuzzer.settings import Budget, Settings
 from oracles.plugin import Target
@@ -129,7 +129,7 @@ def test_a_defect_of_ours_does_not_end_it(lane: tuple[Lane, Connection], monkeyp
     def broken(*arguments: object, **more: object) -> None:
         raise ZeroDivisionError("a drawing that divides by zero")
 
-    monkeypatch.setattr(fuzzer.lane, "generate_from", broken)
+    monkeypatch.setattr(fuzzer.drawing, "generate_from", broken)
     assert state.make() is None
     ((index, text),) = state.batch.defects
     assert index == 0 and "ZeroDivisionError: a drawing that divides by zero" in text
