@@ -1,4 +1,4 @@
-"""PyTorch's compiler on the CPU: our meaning, traced once to ATen operators, through torch.compile.
+"""PyTorch's compiler on the CPU, and on a GPU where there is one: our meaning, traced once to ATen operators, through torch.compile.
 
 Tracing with real inputs instead of letting Dynamo read our interpreter keeps its limits out of the test: what is compiled is a
 straight line of torch operators, as an exported model would be.
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from oracles.backends.torch import UNSUPPORTED as EAGER
+from oracles.devices import CUDA, gpu, moved
 from oracles.plugin import Compiled, backend, split
 from oracles.worker import same
 from specs.rule import Unsupported
@@ -40,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scalar": {"cpp.simdlen": 1},
     "unfused": {"max_fusion_size": 1, "epilogue_fusion": False, "pattern_matcher": False, "cpp.max_horizontal_fusion_size": 1, "inplace_buffers": False},
     "fused": {"aggressive_fusion": True, "max_fusion_size": 256, "cpp.max_horizontal_fusion_size": 64, "freezing": True},
+    **({CUDA: {}} if gpu() else {}),
 }
 DECOMPOSED = "decomposed"  # to ATen's core operators, and run by ATen
 #: What turns one part of the compiler off.
@@ -64,6 +66,8 @@ def switches(model: bytes, setting: str) -> list[str]:
     base, off = split(setting)
     done = {**OPTIONS[base], **{k: v for name in off for k, v in SWITCHES[name].items()}}
     on = [name for name, options in SWITCHES.items() if any(k not in done or done[k] != v for k, v in options.items())]
+    if base == CUDA:
+        on = [name for name in on if not any(k.startswith("cpp.") for k in SWITCHES[name])]
     return [] if base == "off" else [name for name in on if name != "freezing" or done.get("freezing")]
 
 
@@ -125,6 +129,10 @@ def inductor(model: bytes, setting: str) -> Compiled:
 
     program = Program(model)
     base, off = split(setting)
+    if base == CUDA:
+        if not torch.cuda.is_available():
+            raise Unsupported("inductor: this build of torch sees no GPU")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # its digits are not those of float32
     options = {**OPTIONS.get(base, {}), **{k: v for name in off for k, v in SWITCHES[name].items()}, "fx_graph_cache": False}
     if next(_models) % TIDY_EVERY == 0:
         _tidy_up()
@@ -136,9 +144,11 @@ def inductor(model: bytes, setting: str) -> Compiled:
         values = _tensors(program, feeds)
         with torch.no_grad():
             traced = trace(program, values)
+            if base == CUDA:
+                moved(traced.graph, CUDA)
             how: dict[str, Any] = {"backend": _EAGER[base]} if base in _EAGER else {"backend": "inductor", "options": options}
             traced.graph = torch.compile(traced.graph, dynamic=False, fullgraph=True, **how)
-            traced.graph(*(v.clone() for v in values.values()))
+            traced.graph(*(v.to(CUDA) if base == CUDA else v.clone() for v in values.values()))
         if traced.looked:
             traced.looked_at = {name: np.array(feeds[name]) for name in values}
         traced.shapes = [v.shape for v in values.values()]
@@ -151,8 +161,8 @@ def inductor(model: bytes, setting: str) -> Compiled:
             prepare(feeds)
         assert compiled is not None
         with torch.no_grad():
-            results = compiled.graph(*values.values())
-        return {name: to_numpy(value, program.formats.get(name)) for name, value in zip(compiled.outputs, results, strict=True)}
+            results = compiled.graph(*(v.to(CUDA) if base == CUDA else v for v in values.values()))
+        return {name: to_numpy(value.cpu(), program.formats.get(name)) for name, value in zip(compiled.outputs, results, strict=True)}
 
     call.prepare = prepare  # type: ignore[attr-defined]
     return call

@@ -1,6 +1,7 @@
 """TVM (relax) on the CPU: its build pipeline, its fusing CPU pipeline, and random sequences of passes that must not change the meaning.
 
-`tvm.compile` runs no fusion by default; most miscompilations need it, or an order of passes nobody tried.
+`tvm.compile` runs no fusion by default; most miscompilations need it, or an order of passes nobody tried. Where there is a GPU, the
+default pipeline for it is a setting too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from oracles import plugin
+from oracles.devices import CUDA, gpu
 from oracles.plugin import Compiled, backend, split
 from specs.formats import BY_ONNX
 from specs.rule import Unsupported
@@ -64,7 +66,7 @@ def warm() -> None:
 
 @backend(
     "tvm",
-    settings=["default", "fused", "random"],
+    settings=["default", "fused", "random", *([CUDA] if gpu() else [])],
     default=["default", "fused"],
     reference_setting="default",
     warm=warm,
@@ -76,6 +78,8 @@ def warm() -> None:
     distribution="apache-tvm",
 )
 def tvm(model: bytes, setting: str) -> Compiled:
+    if split(setting)[0] == CUDA:
+        return on_gpu(model)
     return imported(model) if setting == IMPORTED else load(model, passes(model, setting), [name for name in split(setting)[1] if name in _ON_STATEMENTS])
 
 
@@ -98,6 +102,34 @@ def load(model: bytes, names: Sequence[str], disabled: Sequence[str] = (), instr
         return dict(zip(outputs, [_array(results)] if len(outputs) == 1 else [_array(r) for r in results], strict=True))
 
     return call
+
+
+def on_gpu(model: bytes) -> Compiled:
+    """Its default pipeline for the device that is there, which schedules every loop for threads."""
+    import tvm as t
+    from tvm import relax
+
+    device: Any = t.cuda()
+    if not t.runtime.enabled(CUDA) or not device.exist:
+        raise Unsupported("tvm: this build of TVM has no CUDA, or sees no device")
+    executable, inputs, outputs = built_for(model, t.target.Target.from_device(device))
+    main = relax.VirtualMachine(executable, device)["main"]
+
+    def call(feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        results = main(*[_tensor(feeds[name], device) for name in inputs])
+        return dict(zip(outputs, [_array(results)] if len(outputs) == 1 else [_array(r) for r in results], strict=True))
+
+    return call
+
+
+def built_for(model: bytes, target: Any) -> tuple[Any, list[str], list[str]]:
+    """An executable by the default pipeline of a target, which need not be here; names of its inputs and outputs."""
+    import tvm as t
+    from tvm import relax
+
+    module, inputs, outputs = _module(model)
+    with t.transform.PassContext(opt_level=3):
+        return t.compile(module, target=target, relax_pipeline=relax.get_default_pipeline(target)), inputs, outputs
 
 
 def _watch(told: list[Collection[str]]) -> Any:
@@ -175,6 +207,8 @@ def failing(model: bytes, setting: str) -> list[str]:
         def run_after_pass(self, module: Any, info: Any) -> None:
             done.append(at.pop())
 
+    if split(setting)[0] == CUDA:
+        return []
     try:
         load(model, passes(model, setting), instruments=[Watch()])
     except Exception:  # this is asked about models that fail
@@ -197,6 +231,8 @@ def passes(model: bytes, setting: str) -> list[str]:
 
 def switches(model: bytes, setting: str) -> list[str]:
     """Passes that can be left out; FuseOps stands for itself and its companions, which make no sense alone."""
+    if split(setting)[0] == CUDA:
+        return []
     mine = [name for name in dict.fromkeys(passes(model, setting)) if name not in NECESSARY and name not in _FUSION[1:]]
     return [*mine, *(name for name in _ON_STATEMENTS if name not in split(setting)[1])]
 
@@ -268,7 +304,7 @@ def _pipeline(names: Sequence[str], target: Any) -> Any:
     return t.transform.module_pass(run, opt_level=0)
 
 
-def _tensor(array: np.ndarray) -> Any:
+def _tensor(array: np.ndarray, device: Any = None) -> Any:
     import tvm as t
 
     if isinstance(array, list):
@@ -276,7 +312,7 @@ def _tensor(array: np.ndarray) -> Any:
     array = np.asarray(array)
     if array.dtype == object:
         raise Unsupported("tvm: it has no strings")
-    return t.runtime.tensor(array)
+    return t.runtime.tensor(array, device)
 
 
 def _array(value: Any) -> Any:
