@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fuzzer.network import Body, Step, Value
+from specs import schema
 from specs.formats import BOOL, INT64
 from specs.rule import Misfit
 
@@ -47,6 +48,13 @@ def loop(net: Builder, body: Callable[..., Any], trips: int, states: Sequence[Va
     return _applied(net, "Loop", [count, None, *states], {}, Body([turn, going, *carried], [still, *results], steps), states, [])
 
 
+def carries(op: str, opset: int, values: Sequence[Value]) -> None:
+    """Raises Misfit when a control-flow operator of this opset does not pass on what these hold: bfloat16 before opset 16."""
+    allowed = schema.formats(op, "", opset, "V")
+    if any(v.format not in allowed for v in values):
+        raise Misfit(f"{op} of opset {opset} does not carry these types")
+
+
 def _formal(net: Builder, v: Value, shape: tuple[int | None, ...]) -> Value:
     return net.growth.make("turn", v.format, shape, "node", usable=False)
 
@@ -84,6 +92,7 @@ def _applied(
     net: Builder, op: str, inputs: list[Value | None], attrs: dict[str, Any], body: Body, states: Sequence[Value], stacked: Sequence[Any]
 ) -> tuple[Value, ...]:
     growth = net.growth
+    carries(op, growth.opset, [*states, *(v for v in inputs if v is not None)])
     for form, shape in stacked:
         if Value("", form, shape, "node").elements > growth.elements:
             raise Misfit(f"{op}: too large")

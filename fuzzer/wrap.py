@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from fuzzer.boxing import optional, sequence
+from fuzzer.iteration import carries
 from fuzzer.network import Body, Function, Network, Step, Value
-from specs import schema
 from specs.draw import Source
 from specs.formats import BOOL, INT64
 from specs.rule import Misfit
@@ -73,16 +73,9 @@ def _function(network: Network, source: Source) -> Network:
     return network.spliced(first, last, [call], "function", functions=[Function(name, body)])
 
 
-def _carries(network: Network, op: str, values: Sequence[Value]) -> None:
-    """Raises Misfit when a control-flow operator of this opset does not pass on what these hold: bfloat16 before opset 16."""
-    allowed = schema.formats(op, "", network.opset, "V")
-    if any(v.format not in allowed for v in values):
-        raise Misfit(f"{op} of opset {network.opset} does not carry these types")
-
-
 def _if(network: Network, source: Source) -> Network:
     first, last, _, outputs = _part(network, source)
-    _carries(network, "If", outputs)
+    carries("If", network.opset, outputs)
     if any(None in v.shape for v in outputs):
         raise Misfit("an If needs known shapes for its other branch")
     taken, inside = _renamed(network.steps[first:last], "_then", {})
@@ -91,7 +84,8 @@ def _if(network: Network, source: Source) -> Network:
     condition = Value("if_condition", BOOL, (), "input" if source.choose(2) else "initializer", uses=1)
     step = Step("If", "", [condition], list(outputs), {})
     step.bodies = {"then_branch": Body([], [inside[id(v)] for v in outputs], taken), "else_branch": Body([], other, zeros)}
-    return network.spliced(first, last, [step], "If", [condition])
+    chosen = network.spliced(first, last, [step], "If", [condition])
+    return replace(chosen, sides=None)  # the other branch gives zeros
 
 
 def _loop(network: Network, source: Source) -> Network:
@@ -100,7 +94,7 @@ def _loop(network: Network, source: Source) -> Network:
     if not carried or not outputs[0].format.is_float:  # a result that becomes an index or a divisor need not be a valid one
         raise Misfit("a Loop needs a part of floats that keeps shape and type")
     start, end = carried[0], outputs[0]
-    _carries(network, "Loop", [start])
+    carries("Loop", network.opset, [start])
     iteration, going, inner = (
         Value("loop_i", INT64, (), "node"),
         Value("loop_going", BOOL, (), "node"),
@@ -124,7 +118,7 @@ def _scan(network: Network, source: Source) -> Network:
         raise Misfit("a Scan needs an elementwise operator")
     if 0 in y.shape or any(v.wrapper for v in scanned) or len(step.outputs) > 1 or any(v is not None and v.shape and v not in scanned for v in step.inputs):
         raise Misfit("nothing to scan")
-    _carries(network, "Scan", [y, *scanned])
+    carries("Scan", network.opset, [y, *scanned])
     rank, axis = len(y.shape), source.choose(len(y.shape))
     scanned = list({id(v): v for v in scanned}.values())
 

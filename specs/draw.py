@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from specs.formats import Format
-from specs.rule import Dim, Operand
+from specs.rule import Dim, Misfit, Operand
 
 if TYPE_CHECKING:
     from specs.operator import Operator
@@ -40,7 +40,9 @@ class Choices:
         return low + self.choose(high - low + 1)
 
     def pick(self, options: Sequence[T]) -> T:
-        """One of the options; put the plainest first."""
+        """One of the options; put the plainest first. Raises Misfit when there is none."""
+        if not options:
+            raise Misfit("nothing to pick from")
         return options[self.choose(len(options))]
 
     def flag(self, chance: float = 0.5) -> bool:
