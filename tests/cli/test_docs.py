@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 
 from fuzzer.cli import COMMANDS
+from oracles.kernel import Form
 from oracles.records import VerdictName
 from tests.cli.test_check import FINE, save
 from tests.command import ROOT, environment, fuzz
@@ -118,3 +119,14 @@ def test_the_kernel_shown_works(tmp_path: Path) -> None:
     found = {v["setting"]: (v["verdict"], v["message"]) for v in json.loads(done.stdout)["verdicts"]}
     assert found["off"][0] == found["wide-relu"][0] == "ok"
     assert found["wide-relu!tail"] == ("broken", "KernelFault: kernel wide-relu at Relu: did not write 3 of the 11 elements of output 0, the first at [8]")
+
+
+def test_the_kernels_shown_are_those_of_the_examples() -> None:
+    """One of every form, and each of them is run by tests/oracles/test_kernels.py."""
+    folder = ROOT / "examples" / "kernels"
+    text = (folder / "README.md").read_text()
+    shown = re.findall(r"`([\w.]+)`:\n\n```(?:python|cpp)\n(.*?)```", text, flags=re.DOTALL)
+    for name, code in shown:
+        assert code.rstrip() in (folder / name).read_text(), f"{name} is another one by now"
+    assert set(re.findall(r"^## .*`([\w-]+)`$", text, flags=re.MULTILINE)) == set(get_args(Form))
+    assert {name for name, _ in shown} >= {p.name for p in folder.glob("*.py")}
