@@ -22,7 +22,7 @@ def assemble(source: Source, nodes: int, menu: Menu, elements: int) -> Network:
     """A network of the menu's blocks. Raises Misfit when none fitted."""
     growth = Growth(source, menu, elements)
     form = next((f for f in growth.palette if f.is_float), FLOAT)
-    among = _relations(menu.blocks)
+    among = _relations(menu.blocks, growth.opset)
     paired = bool(among) and growth.source.choose(6) == 5
     ends = _relation(growth, among, form) if paired else _stack(growth, nodes, menu.blocks, form)
     growth.recount()
@@ -61,7 +61,7 @@ def _stack(growth: Growth, nodes: int, names: frozenset[str] | None, form: Forma
 def _block(growth: Growth, names: frozenset[str] | None, last: list[Value], form: Format) -> list[Value]:
     for _ in range(TRIES):
         image = [v for v in last if len(v.shape) in (3, 4, 5) and v.format is form and None not in v.shape]
-        bag = _blocks(names, len(image[0].shape) - 2 if image else 0)
+        bag = _blocks(names, len(image[0].shape) - 2 if image else 0, growth.opset)
         if not bag:
             return []
         block = bag[growth.source.choose(len(bag))]
@@ -75,12 +75,13 @@ def _block(growth: Growth, names: frozenset[str] | None, last: list[Value], form
 
 
 @lru_cache(maxsize=64)
-def _blocks(names: frozenset[str] | None, rank: int) -> tuple[Block, ...]:
+def _blocks(names: frozenset[str] | None, rank: int, opset: int) -> tuple[Block, ...]:
     """Blocks of these names, as often as their weight says; for `rank` spatial dims of an existing value, those that can take it."""
-    fitting = [b for b in blocks().values() if (names is None or b.id in names) and (rank == 0 or (b.takes == "image" and rank in b.dims))]
+    known = [b for b in blocks().values() if (names is None or b.id in names) and b.since <= opset]
+    fitting = [b for b in known if rank == 0 or (b.takes == "image" and rank in b.dims)]
     return tuple(b for b in fitting for _ in range(b.weight))
 
 
-@lru_cache(maxsize=8)
-def _relations(names: frozenset[str] | None) -> tuple[Relation, ...]:
-    return tuple(r for r in relations().values() if names is None or r.block in names)
+@lru_cache(maxsize=64)
+def _relations(names: frozenset[str] | None, opset: int) -> tuple[Relation, ...]:
+    return tuple(r for r in relations().values() if (names is None or r.block in names) and r.since <= opset)

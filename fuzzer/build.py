@@ -20,7 +20,7 @@ from fuzzer.network import Network, Step, Value
 from specs import schema
 from specs.draw import Choices
 from specs.formats import BY_ONNX, FLOAT, INT64, Format
-from specs.net import Block, Relation
+from specs.net import Block, Relation, need
 from specs.operator import find
 from specs.rule import Misfit, Unsupported
 
@@ -176,6 +176,7 @@ def feed(net: Builder, takes: str, dims: Sequence[int], even: int = 1) -> Value 
 def build(growth: Growth, block: Block, x: Value | None = None, form: Format = FLOAT) -> list[Value]:
     """One block on a value, or on a fresh input. Raises Misfit when its parameters do not fit."""
     net = Builder(growth, form)
+    need(growth.opset >= block.since, f"{block.id} needs opset {block.since}")
     if x is None:
         x = feed(net, block.takes, block.dims, block.even)
     result = block.build(net, x) if block.takes != "none" else block.build(net)
@@ -186,6 +187,7 @@ def build(growth: Growth, block: Block, x: Value | None = None, form: Format = F
 def related(growth: Growth, relation: Relation, form: Format = FLOAT) -> tuple[Value, Value]:
     """Both sides of a relation, over the same inputs and weights."""
     net = Builder(growth, form)
+    need(growth.opset >= relation.since, f"{relation.id} needs opset {relation.since}")
     x = feed(net, relation.takes, relation.dims, relation.even)
     left, right = relation.build(net, x) if relation.takes != "none" else relation.build(net)
     growth.features.add(f"relation {relation.id}")

@@ -106,6 +106,7 @@ class Block:
     hazards: str = ""
     even: int = 1  # every spatial size is a multiple of this
     weight: int = 1
+    since: int = 0  # the first opset that has its operators
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +119,7 @@ class Relation:
     dims: tuple[int, ...]
     takes: str
     even: int = 1
+    since: int = 0
 
 
 _blocks: dict[str, Block] = {}
@@ -135,6 +137,7 @@ def block(
     hazards: str = "",
     even: int = 1,
     weight: int = 1,
+    since: int = 0,
 ) -> Callable[[T], T]:
     """Register a block. `id` is the catalogue row (an architecture's whole network is `id/net`); `title` the paper."""
 
@@ -142,19 +145,19 @@ def block(
         if id in _blocks:
             raise ValueError(f"block {id}: already defined in {_blocks[id].family}")
         family = build.__module__.rsplit(".", 1)[-1]
-        _blocks[id] = Block(id, family, title, tuple(seeds), tuple(dims), build, takes, hazards, even, weight)
+        _blocks[id] = Block(id, family, title, tuple(seeds), tuple(dims), build, takes, hazards, even, weight, since)
         return build
 
     return decorate
 
 
-def relation(id: str, *, of: str, dims: Sequence[int] = (2,), takes: str = "image", even: int = 1) -> Callable[[T], T]:
+def relation(id: str, *, of: str, dims: Sequence[int] = (2,), takes: str = "image", even: int = 1, since: int = 0) -> Callable[[T], T]:
     """Register an exact relation that a catalogue row states; `of` is the row."""
 
     def decorate(build: Any) -> Any:
         if id in _relations:
             raise ValueError(f"relation {id}: already defined")
-        _relations[id] = Relation(id, of, build, tuple(dims), takes, even)
+        _relations[id] = Relation(id, of, build, tuple(dims), takes, even, since)
         return build
 
     return decorate

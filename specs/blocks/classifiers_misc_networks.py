@@ -126,7 +126,7 @@ def viterbi(net: Any, x: Any) -> Any:
 @block("endonet/net", "EndoNet: A Deep Architecture for Recognition Tasks on Laparoscopic Videos", seeds=["000:197"])
 def endonet_net(net: Any, x: Any) -> Any:
     """Strided stem with response normalisation, grouped stages, dense layers, tool and phase heads."""
-    y = ceil_pool(net, lrn(net, act(net, conv(net, fitted(net, x, 23), 8, 5, s=2, pad=0, bias=True))))
+    y = ceil_pool(net, lrn(net, act(net, conv(net, fitted(net, x, 21), 8, 5, s=2, pad=0, bias=True))))
     y = ceil_pool(net, act(net, conv(net, act(net, conv(net, y, 12, 3, g=2, bias=True)), 12, 3, g=2, bias=True)))
     features = act(net, flatten_linear(net, act(net, flatten_linear(net, y, 24)), 24))
     tools = flatten_linear(net, features, 7)

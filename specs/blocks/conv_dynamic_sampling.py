@@ -28,7 +28,7 @@ from specs.blocks.layers import (
 )
 from specs.blocks.parts import channel_norm, complex_mul, conv_with, dft, narrow, sampled, scale, sub, token_norm
 from specs.formats import FLOAT, INT64
-from specs.net import block, need, relation
+from specs.net import block, relation
 
 
 def _taps(h: int, w: int, k: int, dilation: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -136,19 +136,17 @@ def deformable_dilation(net: Any, x: Any) -> Any:
     return _mix(net, _read(net, x, moves[0], moves[1], 3, "gather"), kernel), conv_with(net, x, kernel, d=d)
 
 
-@relation("codenet-deformable-conv/operator", of="codenet-deformable-conv")
+@relation("codenet-deformable-conv/operator", of="codenet-deformable-conv", since=19)
 def deformable_operator(net: Any, x: Any) -> Any:
     """The operator (opset 19 on) = the gather form."""
-    need(net.opset >= 19, "DeformConv exists from opset 19 on")
     x = narrow(net, x, 4)
     o, w = conv(net, x, 18, 3), net.weight(6, channels(x), 3, 3)
     return deformable(net, x, o, w, "operator"), deformable(net, x, o, w, "gather")
 
 
-@relation("codenet-deformable-conv/grid-sample", of="codenet-deformable-conv")
+@relation("codenet-deformable-conv/grid-sample", of="codenet-deformable-conv", since=16)
 def deformable_grid(net: Any, x: Any) -> Any:
     """GridSample on normalised positions (opset 16 on) = the gather form."""
-    need(net.opset >= 16, "GridSample exists from opset 16 on")
     x = narrow(net, x, 4)
     o, w = conv(net, x, 18, 3), net.weight(6, channels(x), 3, 3)
     return deformable(net, x, o, w, "grid"), deformable(net, x, o, w, "gather")
@@ -311,10 +309,9 @@ def g_ibn(net: Any, x: Any) -> Any:
     return net("Add", mul(net, gate, bn(net, x)), mul(net, sub(net, net.const(1.0), gate), instance_norm(net, x)))
 
 
-@relation("hyperzzw-terminator/fourier", of="hyperzzw-terminator", dims=(1,))
+@relation("hyperzzw-terminator/fourier", of="hyperzzw-terminator", dims=(1,), since=17)
 def hyperzzw_fourier(net: Any, x: Any) -> Any:
     """A circular convolution with the map's own kernel is a product of transforms (exact with the operator, opset 17 on)."""
-    need(net.opset >= 17, "DFT exists from opset 17 on")
     x = narrow(net, x, 4)
     n, c, length = x.shape
     w = mul(net, net.weight(c, length), x)

@@ -23,7 +23,7 @@ from specs.blocks.layers import (
 )
 from specs.blocks.parts import complex_mul, conv_with, dft, narrow, offset, scale, sub, total, unfold
 from specs.formats import FLOAT, INT32, INT64, UINT8
-from specs.net import block, need, relation
+from specs.net import block, relation
 
 
 def codes(net: Any, v: Any, bits: int, gain: float = 1.0) -> Any:
@@ -88,10 +88,9 @@ def bitserial_bipolar(net: Any, x: Any) -> Any:
     return net("Cast", left, to=FLOAT.onnx), conv_with(net, net("Cast", a, to=FLOAT.onnx), signed)
 
 
-@relation("bitserial-ultra-low-bit-conv/popcount", of="bitserial-ultra-low-bit-conv", takes="tokens")
+@relation("bitserial-ultra-low-bit-conv/popcount", of="bitserial-ultra-low-bit-conv", takes="tokens", since=18)
 def bitserial_popcount(net: Any, x: Any) -> Any:
     """Bits packed in bytes, AND and a table of popcounts = the product of the bits (opset 18 on)."""
-    need(net.opset >= 18, "BitwiseAnd exists from opset 18 on")
     a, w = codes(net, x, 1), codes(net, net.weight(5, x.shape[2]), 1)
 
     def packed(v: Any) -> Any:
@@ -360,10 +359,9 @@ def sgconv(net: Any, x: Any) -> Any:
     return transpose(net, mul(net, a, act(net, b, "Sigmoid")), [0, 2, 1])
 
 
-@relation("sgconv/fourier", of="sgconv", dims=(1,))
+@relation("sgconv/fourier", of="sgconv", dims=(1,), since=17)
 def sgconv_fourier(net: Any, x: Any) -> Any:
     """Transforms of twice the length = the direct causal convolution (exact with the operator, opset 17 on)."""
-    need(net.opset >= 17, "DFT exists from opset 17 on")
     x = narrow(net, x, 8)
     kernel = _multiscale(net, channels(x), x.shape[2], net.pick((4, 8)), net.pick((0.5, 1.0)), net.pick(("linear", "nearest")))
     return _causal(net, x, kernel, True), _causal(net, x, kernel, False)

@@ -48,6 +48,14 @@ def written_tanh_gelu(net: Any, x: Any) -> Any:
     return net("Mul", scale(net, x, 0.5), offset(net, inner, 1.0))
 
 
+def _norm(net: Any, x: Any) -> Any:
+    """Layer normalisation written out, or now and then the operator, where there is one."""
+    w, b = net.weight(x.shape[-1]), net.weight(x.shape[-1])
+    if net.opset >= 17 and net.flag(0.3):
+        return net("LayerNormalization", x, w, b, axis=-1, epsilon=1e-5)
+    return written_norm(net, x, w, b)
+
+
 @block("idiom/layer-norm", EXPORT, takes="tokens", hazards="variance of a nearly constant row", weight=OFTEN)
 def layer_norm(net: Any, x: Any) -> Any:
     """Layer normalisation written out, after a skip connection or on its own."""
@@ -57,7 +65,17 @@ def layer_norm(net: Any, x: Any) -> Any:
         x = add(net, x, net("MatMul", x, net.weight(d, d)))
     if skip == 2:
         x = net("Add", x, net.weight(d))
-    return written_norm(net, x, net.weight(d), net.weight(d))
+    return _norm(net, x)
+
+
+@block("idiom/biased-batch", EXPORT, takes="tokens", weight=OFTEN)
+def biased_batch(net: Any, x: Any) -> Any:
+    """A product with a matrix for each image and its bias, before GELU or a skip connection that is normalised; stresses fused biases."""
+    n, _, d = x.shape
+    y = net("Add", net.weight(d), net("MatMul", x, net.weight(n, d, d)))
+    if net.flag():
+        return written_gelu(net, y)
+    return _norm(net, net("Add", x, y))
 
 
 @relation("idiom/layer-norm-operator", of="idiom/layer-norm", takes="tokens")
@@ -167,9 +185,13 @@ def dense_affine(net: Any, x: Any) -> Any:
 
 @block("idiom/focus", "YOLOv5's first layer as it is exported: every other pixel, four times", even=2, weight=OFTEN)
 def focus(net: Any, x: Any) -> Any:
-    """SpaceToDepth by strided slices and a concat."""
+    """SpaceToDepth by strided slices, of two axes at once or one behind the other, and a concat."""
     h, w = x.shape[2:]
-    parts = [slice_(net, slice_(net, x, i, h, 2, 2), j, w, 3, 2) for j in (0, 1) for i in (0, 1)]
+    if net.flag():
+        cuts = [(net.ints([i, j]), net.ints([h, w]), net.ints([2, 3]), net.ints([2, 2])) for j in (0, 1) for i in (0, 1)]
+        parts = [net("Slice", x, *cut) for cut in cuts]
+    else:
+        parts = [slice_(net, slice_(net, x, i, h, 2, 2), j, w, 3, 2) for j in (0, 1) for i in (0, 1)]
     return conv(net, net("Concat", *parts, axis=1), net.pick((8, 5)), 3)
 
 

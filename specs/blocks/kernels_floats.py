@@ -13,14 +13,20 @@ import numpy as np
 from specs.blocks.layers import act, mul
 from specs.blocks.parts import scale
 from specs.formats import BFLOAT16, BY_NAME, FLOAT
-from specs.net import block, need
+from specs.net import block
 
 SIDES = (8, 9, 1, 5, 13, 17, 3, 29)
+WIDE = (16, 33, 64, 70, 5, 100)  # channels between the convolutions of a fused block
 
 
 def image(net: Any, c: int) -> Any:
     """A fresh image of c channels, at sizes around those of tiles."""
     return net.input(1 + net.choose(2), c, net.pick(SIDES), net.pick(SIDES))
+
+
+def _at_most(sizes: tuple[int, ...], x: Any) -> tuple[int, ...]:
+    """Those of the channel counts at which a map of the size of x stays below 16,000 elements."""
+    return tuple(c for c in sizes if c * x.shape[0] * x.shape[2] * x.shape[3] <= 16_000)
 
 
 def _weight(net: Any, *dims: int) -> Any:
@@ -40,7 +46,8 @@ def convfirst_kernel(net: Any) -> Any:
     """(Grouped) convolution, expansion, activation, projection and residual as one call."""
     k, depth, kind = net.pick((3, 1, 5)), net.pick((1, 8, 4, 3)), net.pick(("Relu", "Silu"))
     c = depth * net.pick((1, 2, 3))
-    wide = net.pick((16, 33, 64, 70, 5, 100))
+    x = image(net, c)
+    wide = net.pick(_at_most(WIDE, x))
 
     def body(net: Any, x: Any, w1: Any, b1: Any, w2: Any, b2: Any, w3: Any, b3: Any) -> Any:
         t = net("Conv", x, w1, b1, kernel_shape=[k, k], pads=[k // 2] * 4, group=c // depth)
@@ -48,7 +55,7 @@ def convfirst_kernel(net: Any) -> Any:
         return net("Add", net("Conv", h, w3, b3, kernel_shape=[1, 1]), x)
 
     weights = [_weight(net, c, depth, k, k), net.weight(c), _weight(net, wide, c, 1, 1), net.weight(wide), _weight(net, c, wide, 1, 1), net.weight(c)]
-    return net.function("ConvFirst", body, image(net, c), *weights, activation=kind, stride=1, residual=1)
+    return net.function("ConvFirst", body, x, *weights, activation=kind, stride=1, residual=1)
 
 
 @block(
@@ -61,7 +68,8 @@ def convfirst_kernel(net: Any) -> Any:
 def mobile_kernel(net: Any) -> Any:
     """Expansion, depthwise convolution and projection as one call; the border is zero behind the first activation, not in front of it."""
     k, s, kind = net.pick((3, 5, 1)), net.pick((1, 2)), net.pick(("Relu", "Silu"))
-    c, wide = net.pick((4, 8, 3, 17)), net.pick((16, 33, 64, 70, 5, 100))
+    x = image(net, c := net.pick((4, 8, 3, 17)))
+    wide = net.pick(_at_most(WIDE, x))
     residual = int(s == 1 and net.flag())
     out = c if residual else net.pick((6, 1, 34))
 
@@ -72,7 +80,7 @@ def mobile_kernel(net: Any) -> Any:
         return net("Add", y, x) if residual else y
 
     weights = [_weight(net, wide, c, 1, 1), net.weight(wide), _weight(net, wide, 1, k, k), net.weight(wide), _weight(net, out, wide, 1, 1), net.weight(out)]
-    return net.function("MobileBlock", body, image(net, c), *weights, activation=kind, stride=s, residual=residual)
+    return net.function("MobileBlock", body, x, *weights, activation=kind, stride=s, residual=residual)
 
 
 # narrow floats ---------------------------------------------------------------------------------------------------------
@@ -82,10 +90,10 @@ def mobile_kernel(net: Any) -> Any:
     seeds=["002:267"],
     takes="none",
     hazards="subnormal codes, operands of two formats, narrow sums",
+    since=19,
 )
 def float8_kernel(net: Any) -> Any:
     """Product of 8-bit floats, summed in float32, scaled once for the left and by column for the right, as one call."""
-    need(net.opset >= 19, "8-bit floats exist from opset 19 on")
     names = ("float8e4m3fn", "float8e5m2", "float8e4m3fnuz", "float8e5m2fnuz")
     left, right = BY_NAME[net.pick(names)], BY_NAME[net.pick(names)]
     m, k, n = net.pick((5, 1, 7, 6)), net.pick((16, 7, 1, 33, 65, 300)), net.pick((8, 1, 31, 33, 17))
@@ -100,10 +108,9 @@ def float8_kernel(net: Any) -> Any:
     return net.function("ScaledFloat8MatMul", body, a, b, net.weight(1, low=0.01, high=4.0), net.weight(n, low=0.01, high=4.0))
 
 
-@block("fp8-formats/cast", "FP8 Formats for Deep Learning", seeds=["002:267"], takes="none", hazards="ties, subnormal codes, saturation, -0")
+@block("fp8-formats/cast", "FP8 Formats for Deep Learning", seeds=["002:267"], takes="none", hazards="ties, subnormal codes, saturation, -0", since=19)
 def float8_cast(net: Any) -> Any:
     """Numbers of every magnitude to an 8-bit float and back."""
-    need(net.opset >= 19, "8-bit floats exist from opset 19 on")
     form = BY_NAME[net.pick(("float8e4m3fn", "float8e5m2", "float8e4m3fnuz", "float8e5m2fnuz"))]
     x = net.input(*net.pick(((17,), (3, 5), (1,), (2, 31), (33,), (9, 16))))
     x = scale(net, x, net.pick((1.0, 2.0**-8, 2.0**-14, 2.0**4, 2.0**8, 2.0**15)))

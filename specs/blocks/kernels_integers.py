@@ -12,7 +12,7 @@ import numpy as np
 from specs.blocks.kernels_floats import image
 from specs.blocks.layers import mul, reduce, reshape
 from specs.formats import INT8, INT32, INT64, UINT8
-from specs.net import block, need
+from specs.net import block
 
 EXTREMES = ("drawn", "drawn", "full", "powers")
 
@@ -144,10 +144,9 @@ def _convolved(net: Any, x: Any, w: Any, s: int, p: int, g: int) -> Any:
 def _geometry(net: Any) -> tuple[Any, tuple[int, ...], dict[str, int]]:
     """An image, the dims of a weight, and how they meet."""
     k, s, g = net.pick((3, 1, 2)), net.pick((1, 2)), net.pick((1, 2))
-    depth = net.pick((4, 1, 8, 3, 65))
+    depth = net.pick((4, 1, 8, 3, 65 // g))
     x = image(net, g * depth)
-    p = net.pick((k // 2, 0))
-    need(min(x.shape[2:]) + 2 * p >= k, f"a kernel of {k} over {x.shape[2:]}")
+    p = net.pick((k // 2, 0)) if min(x.shape[2:]) >= k else k // 2
     return x, (g * net.pick((4, 1, 17)), depth, k, k), {"stride": s, "pad": p, "group": g}
 
 

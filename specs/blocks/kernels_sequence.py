@@ -11,7 +11,7 @@ from specs.blocks.kernels_spatial import any_size
 from specs.blocks.layers import concat, mul, reduce, reshape, softmax, split, transpose
 from specs.blocks.parts import attention, scale, sub, total
 from specs.formats import INT64
-from specs.net import block, need
+from specs.net import block
 
 
 @block(
@@ -25,8 +25,8 @@ from specs.net import block, need
 def selective_scan(net: Any) -> Any:
     """h = exp(delta A) h + delta u B, y = C h + D u, unrolled over the tokens; A is negative."""
     batch, length = net.int(1, 2), any_size(net, (8, 17, 1, 9, 24, 33, 2), 40)
-    channels, states = any_size(net, (4, 17, 1, 8, 19, 3), 36), any_size(net, (4, 1, 3, 8), 16)
-    need(batch * length * channels * states <= 8192, "selective scan: too many states")
+    channels = any_size(net, (4, 17, 1, 8, 19, 3), 36)
+    states = min(any_size(net, (4, 1, 3, 8), 16), 8192 // (batch * length * channels))  # every token has its own copy of all states
     positive, skipped = net.flag(), net.flag()
     u, b, c = net.input(batch, length, channels), net.input(batch, length, states), net.input(batch, length, states)
     delta = net.input(batch, length, channels)

@@ -40,9 +40,10 @@ def deformable_aggregation(net: Any) -> Any:
     """Versions 3 (softmax over the points) and 4 of deformable convolution as one function, channels last; offsets rounded now and then."""
     n, h, w, groups, k = net.int(1, 2), any_size(net, SIDES, 14), any_size(net, SIDES, 14), net.pick((2, 1, 3)), net.pick((3, 1, 2))
     c = groups * any_size(net, (4, 8, 5, 7, 1), 10)
-    stride, dilation, pad = net.pick((1, 2)), net.pick((1, 2)), net.pick((1, 0, 2))
-    outs = [(m + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for m in (h, w)]
-    need(min(outs) >= 1, "deformable aggregation: the window is larger than the map")
+    stride, dilation = net.pick((1, 2)), net.pick((1, 2))
+    window = dilation * (k - 1) + 1
+    pad = max(net.pick((1, 0, 2)), -((min(h, w) - window) // 2))
+    outs = [(m + 2 * pad - window) // stride + 1 for m in (h, w)]
     normalised, reach, rounded = net.flag(), net.pick((1.0, 0.5, 2.0)), net.flag(0.25)
     points = groups * k * k
     values, moves, weights = net.input(n, h, w, c), net.input(n, *outs, points * 2), net.input(n, *outs, points)
@@ -137,8 +138,8 @@ def large_depthwise(net: Any) -> Any:
     pads = [dilations[0] * (kh // 2), dilations[1] * (kw // 2)] * 2
     if net.flag(0.4):
         pads = [net.int(0, kh), net.int(0, kw), net.int(0, kh), net.int(0, kw)]
-    for size, k, d, a, b in zip((h, w), (kh, kw), dilations, pads[:2], pads[2:], strict=True):
-        need(size + a + b >= d * (k - 1) + 1, "large depthwise: the kernel is larger than the padded map")
+    for i, (size, k) in enumerate(((h, kh), (w, kw))):  # the padded map holds the kernel
+        pads[i + 2] += max(0, dilations[i] * (k - 1) + 1 - size - pads[i] - pads[i + 2])
     multiple = net.pick((1, 1, 2))
     x, w, bias = net.input(n, c, h, w), net.weight(c * multiple, 1, kh, kw), net.weight(c * multiple) if net.flag() else None
     return net("Conv", x, w, bias, kernel_shape=[kh, kw], group=c, strides=strides, dilations=dilations, pads=pads)

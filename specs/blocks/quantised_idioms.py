@@ -97,6 +97,57 @@ def qdq_shape(net: Any, x: Any) -> Any:
     return through(net, through(net, y, step), step)
 
 
+def _at(net: Any, x: Any, step: float, zero: int) -> Any:
+    """Quantised to uint8 around this zero point, and back."""
+    size, middle = net.const(step, FLOAT), net.const(zero, UINT8)
+    return net("DequantizeLinear", net("QuantizeLinear", x, size, middle), size, middle)
+
+
+@block("idiom/qdq-activation", PAPER, takes="tokens", weight=OFTEN)
+def qdq_activation(net: Any, x: Any) -> Any:
+    """Relu or Clip before a quantiser that cuts off the same numbers; stresses rules that leave the activation out."""
+    y = net("MatMul", _plain(x), net.weight(x.shape[-1], 6)) if net.flag() else _plain(x)
+    if net.flag(0.3):
+        return _at(net, net("Clip", y, net.const(0.0, FLOAT), net.const(6.0, FLOAT)), 6 / 255, 0)
+    return _at(net, net("Relu", y), net.pick(STEPS), 0)
+
+
+@block("idiom/qdq-shared", PAPER, takes="tokens", weight=OFTEN)
+def qdq_shared(net: Any, x: Any) -> Any:
+    """One dequantised value with two readers, each quantised again; stresses copies of the dequantiser."""
+    y = _at(net, _plain(x), net.pick(STEPS), 128)
+    return _at(net, net("Sigmoid", y), 2**-8, 0), _at(net, net("Tanh", y) if net.flag() else net("Add", y, y), 2**-6, 128)
+
+
+@block("idiom/qdq-moved", PAPER, takes="tokens", weight=OFTEN)
+def qdq_moved(net: Any, x: Any) -> Any:
+    """Transpose and Reshape on one side of a quantiser only; stresses moving it past them, forward and back."""
+    n, rows, d = _plain(x).shape
+    step = net.pick(STEPS)
+    if net.flag():
+        return _at(net, reshape(net, net("Transpose", net("Relu", x), perm=[0, 2, 1]), [n, d * rows]), step, 128)
+    y = reshape(net, net("Transpose", _at(net, x, step, 128), perm=[0, 2, 1]), [n, d * rows])
+    return net("MatMul", net("Relu", y), net.weight(d * rows, 4))
+
+
+@block("idiom/qdq-where", PAPER, takes="tokens", weight=OFTEN)
+def qdq_where(net: Any, x: Any) -> Any:
+    """A choice between a dequantised value and a constant that is not quantised; stresses the dequantiser that has to be made up for it."""
+    y = _at(net, _plain(x), step := net.pick(STEPS), 128)
+    return _at(net, net("Where", net("Greater", x, net.const(0.0, FLOAT)), y, net.const(-1.0, FLOAT)), step, 128)
+
+
+@block("idiom/qdq-float-bias", PAPER, dims=(1, 2), weight=OFTEN)
+def qdq_float_bias(net: Any, x: Any) -> Any:
+    """A convolution or a dense layer between quantised tensors whose bias is still a float; stresses quantising it by the scales of both."""
+    rank, step = len(_plain(x).shape) - 2, net.pick(STEPS)
+    if net.flag(0.3):
+        y = net("Gemm", through(net, reshape(net, x, [x.shape[0], -1]), step), _weight(net, int(np.prod(x.shape[1:])), 4), net.weight(4))
+    else:
+        y = net("Conv", through(net, x, step), _weight(net, 6, channels(x), *[3] * rank), net.weight(6), pads=[1] * 2 * rank)
+    return through(net, y, net.pick(STEPS))
+
+
 @block("idiom/dynamic-dense", "Dynamic quantisation as ONNX Runtime's quantiser writes it", takes="tokens", weight=OFTEN)
 def dynamic_dense(net: Any, x: Any) -> Any:
     """DynamicQuantizeLinear, MatMulInteger, and two scales multiplied back; with a bias, or without."""

@@ -21,7 +21,7 @@ from specs.blocks.layers import (
     transpose,
 )
 from specs.blocks.parts import conv_with, dft, offset, scale, sub, total
-from specs.net import block, need, relation
+from specs.net import block, relation
 
 Complex = tuple[Any, Any]
 
@@ -108,20 +108,18 @@ def data_consistency(net: Any, x: Any) -> Any:
     return _consistent(net, z, fourier(net, _complex(net, x)), _kept(net, *z[0].shape[1:]))
 
 
-@relation("cirim/consistency-idempotent", of="cirim")
+@relation("cirim/consistency-idempotent", of="cirim", since=17)
 def consistency_idempotent(net: Any, x: Any) -> Any:
     """Replacing twice is replacing once (exact with the operator, opset 17 on)."""
-    need(net.opset >= 17, "DFT exists from opset 17 on")
     z = _complex(net, x)
     measured, kept = fourier(net, _complex(net, x)), _kept(net, *z[0].shape[1:])
     once = _consistent(net, z, measured, kept)
     return _consistent(net, once, measured, kept)[0], once[0]
 
 
-@relation("cirim/unitary", of="cirim")
+@relation("cirim/unitary", of="cirim", since=17)
 def fourier_unitary(net: Any, x: Any) -> Any:
     """The inverse transform undoes the transform."""
-    need(net.opset >= 17, "DFT exists from opset 17 on")
     z = _complex(net, x)
     return fourier(net, fourier(net, z), inverse=True)[0], z[0]
 

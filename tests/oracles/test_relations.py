@@ -33,7 +33,7 @@ def _residual(mistake: bool) -> Any:
 
 def _told(relation: Relation, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What `apart` says of networks of this relation."""
-    monkeypatch.setattr("fuzzer.assemble._relations", lambda names: (relation,))
+    monkeypatch.setattr("fuzzer.assemble._relations", lambda names, opset: (relation,))
     said = list[str]()
     for seed in range(200):
         try:

@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from fuzzer.network import Network
 from fuzzer.search import search
 from fuzzer.sources import Seeded
 from oracles.compare import compare
-from oracles.reference import reference
+from oracles.reference import Expected, reference
 from specs.net import Block, Relation, blocks, relations
 from specs.program import Program, run
 from specs.rule import Misfit, Unsupported
@@ -36,7 +37,8 @@ TRIES = 20  # parameter draws until one fits: counted, a block should fit in 95 
 def drawn(item: Block | Relation, seed: int, tally: Counter[str]) -> tuple[Network, list[str]] | None:
     """A network of one block (or both sides of a relation) and the names of its results."""
     for attempt in range(TRIES):
-        growth = Growth(Seeded(item.id, seed, attempt), Menu(opsets=(18, 13, 16, 17, 20, 21, 23)), elements=1 << 15)
+        opsets = tuple(o for o in (18, 13, 16, 17, 20, 21, 23) if o >= item.since)
+        growth = Growth(Seeded(item.id, seed, attempt), Menu(opsets=opsets), elements=1 << 15)
         try:
             values = build(growth, item) if isinstance(item, Block) else list(related(growth, item))
         except Misfit as e:
@@ -105,7 +107,7 @@ def _sides(left: object, right: object) -> list[str]:
     return [f"relation: the sides differ by {far:g} where values reach {size:g}"] if not far <= 1e-7 * max(size, 1.0) else []
 
 
-def _apart(got: dict[str, np.ndarray], names: list[str], expected: dict[str, object]) -> str:
+def _apart(got: dict[str, np.ndarray], names: list[str], expected: Mapping[str, Expected]) -> str:
     """The two sides as one backend computed them, within the sum of their certified bounds."""
     a, b = (got[n].astype(np.float64) for n in names)
     bound = sum(0.0 if expected[n].ball.worst is None else expected[n].ball.worst.numpy() for n in names)  # type: ignore[attr-defined, misc]
