@@ -14,7 +14,7 @@ from specs.moments import affine, standardised
 from specs.numerics import Ball, Policy, Radii, add, quadrature, settle
 from specs.operator import meaning_only
 from specs.program import Node
-from specs.rule import Operand
+from specs.rule import Operand, UsageError
 
 FLOATS = [FLOAT, FLOAT16, DOUBLE, BFLOAT16]
 declare("SkipLayerNormalization", "input:T skip:T gamma:T beta:T? bias:T?",
@@ -31,6 +31,8 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _normalised(a: Node, x: Tensor, gamma: Tensor, beta: Tensor | None, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+    if any(w is not None and w.shape != x.shape[-1:] for w in (gamma, beta)):
+        raise UsageError(f"{a.name}: gamma and beta have one element for each of the last dim, here {list(x.shape)}")
     wide = _wide(x)
     mean = wide.mean(-1, True)
     c = wide - mean if centred else wide
@@ -40,6 +42,8 @@ def _normalised(a: Node, x: Tensor, gamma: Tensor, beta: Tensor | None, centred:
 
 
 def _summed(x: Tensor, skip: Tensor, bias: Tensor | None) -> Tensor:
+    if x.ndim not in (2, 3):
+        raise UsageError(f"SkipLayerNormalization: an input of rank {x.ndim}: it is (batch, sequence, hidden), or (tokens, hidden)")
     return x + skip if bias is None else x + skip + bias
 
 

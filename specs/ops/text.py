@@ -134,7 +134,7 @@ def string_split(g: Draw) -> Rule:
 @op("RegexFullMatch", meaning=_matches, error=exact_whole, since=20, weight=0.2)
 def regex_full_match(g: Draw) -> Rule:
     x = g.operand(low=0, among=[STRING])
-    return Rule([x], [x], {"pattern": g.pick(PATTERNS)} if g.flag(0.9) else {})
+    return Rule([x], [x], {"pattern": g.pick(PATTERNS)})
 
 
 @op("TfIdfVectorizer", meaning=_vectorise, error=_vectorise_error, weight=0.3)
