@@ -69,7 +69,7 @@ def block_rows() -> list[dict[str, Any]]:
             "id": b.id,
             "family": listed.get(b.id.split("/")[0], {}).get("family", b.family),
             "title": b.title,
-            "seeds": list(b.seeds),
+            "seeds": list(b.seeds) or listed.get(b.id.split("/")[0], {}).get("seeds", []),
             "dims": list(b.dims),
             "relations": by_block.get(b.id, []),
             "hazards": b.hazards,

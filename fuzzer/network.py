@@ -103,7 +103,7 @@ class Network:
     def spliced(self, first: int, last: int, new: Sequence[Step], feature: str, values: Sequence[Value] = (), functions: Sequence[Function] = ()) -> Network:
         """Steps from `first` up to `last` replaced by others."""
         steps = [*self.steps[:first], *new, *self.steps[last:]]
-        return replace(self, steps=steps, values=[*self.values, *values], functions=functions or self.functions, features=self.features | {feature})
+        return replace(self, steps=steps, values=[*self.values, *values], functions=[*self.functions, *functions], features=self.features | {feature})
 
     @property
     def inputs(self) -> list[Value]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fuzzer.boxing import optional, sequence
+from fuzzer.emit import FUNCTIONS
 from fuzzer.iteration import carries
 from fuzzer.network import Body, Function, Network, Step, Value
 from specs.draw import Source
@@ -36,17 +37,21 @@ def wrap(network: Network, source: Source) -> Network:
 
 def _part(network: Network, source: Source, most: int = 4) -> tuple[int, int, list[Value], list[Value]]:
     """A run of steps with what flows in and out: (first, after last, inputs, outputs)."""
-    steps = network.steps
-    first = source.choose(len(steps))
-    last = min(len(steps), first + 1 + source.choose(most))
-    part = steps[first:last]
+    first = source.choose(len(network.steps))
+    last = min(len(network.steps), first + 1 + source.choose(most))
+    return (first, last, *_flow(network, first, last))
+
+
+def _flow(network: Network, first: int, last: int) -> tuple[list[Value], list[Value]]:
+    """What flows into these steps and out of them. Raises Misfit when they cannot be wrapped."""
+    steps, part = network.steps, network.steps[first:last]
     made = {id(v) for s in part for v in s.outputs if v is not None}
     inputs = list({id(v): v for s in part for v in s.inputs if v is not None and id(v) not in made}.values())
     needed = {id(v) for s in (*steps[:first], *steps[last:]) for v in s.reads()} | {id(v) for v in network.outputs}
     outputs = [v for s in part for v in s.outputs if v is not None and id(v) in needed]
-    if not outputs or any(s.bodies for s in part) or any(v.wrapper for v in (*inputs, *outputs)):
+    if not outputs or any(s.bodies or s.function or s.domain == FUNCTIONS for s in part) or any(v.wrapper for v in (*inputs, *outputs)):
         raise Misfit("nothing to wrap")
-    return first, last, inputs, outputs
+    return inputs, outputs
 
 
 def _renamed(part: Sequence[Step], suffix: str, given: dict[int, Value]) -> tuple[list[Step], dict[int, Value]]:
@@ -64,12 +69,17 @@ def _renamed(part: Sequence[Step], suffix: str, given: dict[int, Value]) -> tupl
 
 
 def _function(network: Network, source: Source) -> Network:
-    first, last, inputs, outputs = _part(network, source)
+    first, last, _, _ = _part(network, source)
+    return called(network, first, last, f"part{first}")
+
+
+def called(network: Network, first: int, last: int, name: str) -> Network:
+    """These steps as one call of an ONNX function of this name. Raises Misfit when they cannot be wrapped."""
+    inputs, outputs = _flow(network, first, last)
     if any(v is None for s in network.steps[first:last] for v in s.outputs):
         raise Misfit("onnx-ir wants every result inside a function to have a name")
-    name = f"part{first}"
     body = Body(inputs, outputs, list(network.steps[first:last]))
-    call = Step(name, "assay.functions", list(inputs), list(outputs), {})
+    call = Step(name, FUNCTIONS, list(inputs), list(outputs), {})
     return network.spliced(first, last, [call], "function", functions=[Function(name, body)])
 
 

@@ -20,6 +20,7 @@ from specs.blocks.layers import (
     mul,
     pointwise,
     pool,
+    reduce,
     reshape,
     resize,
     slice_,
@@ -80,8 +81,8 @@ def deformable(net: Any, x: Any, o: Any, w: Any, form: str) -> Any:
     hazards="floor at whole positions, positions on the border, ties of rounded offsets",
 )
 def codenet_deformable_conv(net: Any, x: Any) -> Any:
-    """Deformable convolution in its co-design variants (bounded, rounded, one dilation for each pixel, depthwise); stresses gathers at computed positions."""
-    x, variant, out = narrow(net, x, 4), net.pick(("full", "bounded", "rounded", "square", "depthwise", "modulated")), net.pick((8, 4))
+    """Deformable convolution in its co-design variants (bounded, rounded, one dilation, depthwise, 8-bit weights); stresses gathers at computed positions."""
+    x, variant, out = narrow(net, x, 4), net.pick(("full", "bounded", "rounded", "square", "depthwise", "modulated", "quantised")), net.pick((8, 4))
     c = channels(x)
     if variant == "square":
         d = net("Relu", conv(net, x, 1, 3, bias=True))
@@ -98,7 +99,11 @@ def codenet_deformable_conv(net: Any, x: Any) -> Any:
     if variant == "depthwise":
         v = net("ReduceSum", mul(net, v, net.weight(c, 9, 1, 1)), net.ints([2]), keepdims=0)
         return act(net, bn(net, pointwise(net, v, out)))
-    return act(net, bn(net, _mix(net, v, net.weight(out, c, 3, 3))))
+    w = net.weight(out, c, 3, 3)
+    if variant == "quantised":  # symmetric, one step for each output channel
+        step = net("Max", scale(net, reduce(net, "ReduceMax", net("Abs", w), [1, 2, 3]), 1 / 127), net.const(1e-6))
+        w = mul(net, net("Round", net("Div", w, step)), step)
+    return act(net, bn(net, _mix(net, v, w)))
 
 
 @relation("codenet-deformable-conv/zero-offset", of="codenet-deformable-conv")
