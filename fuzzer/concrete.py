@@ -111,7 +111,7 @@ class Concrete(Draw):
             among = self.op.among
         variable = self._variable()
         formats = self._allowed(variable, among)
-        least, most = (rank, rank) if isinstance(rank, int) else (rank or (0, 4 if first else 5))
+        least, most = (rank, rank) if isinstance(rank, int) else (rank or (0, 6))
         if like is not None:
             least = most = len(like)
         if self.target is not None and first:

@@ -64,7 +64,7 @@ def _gather_reach(a: Node, off: Tensor, y: Tensor) -> Tensor:
 @op("Gather", meaning=_gather, error=gathers(_gather_reach), weight=1.5)
 def gather(g: Draw) -> Rule:
     """Slices along one axis, by indices of any rank."""
-    x = g.operand(rank=(1, 5), low=0)
+    x = g.operand(rank=(1, 6), low=0)
     axis = g.axis(x.rank)
     at = axis % x.rank
     g.require(x[at] >= 1)
@@ -87,7 +87,7 @@ def within(g: Draw, x: Operand, at: int, most: Dim) -> list[Dim]:
 @op("GatherElements", meaning=_gather_elements, error=gathers(lambda a, off, y: off))
 def gather_elements(g: Draw) -> Rule:
     """One element for each index, along one axis."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     axis = g.axis(x.rank)
     shape = within(g, x, axis % x.rank, 12)
     indices = g.given(shape, -x[axis], x[axis] - 1)
@@ -133,7 +133,7 @@ def least(sizes: Sequence[Dim]) -> Dim:
 @op("GatherND", meaning=_gather_nd, error=gathers(_gather_nd_reach))
 def gather_nd(g: Draw) -> Rule:
     """Slices by index tuples, with leading batch dims shared by data and indices."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     batch = g.pick([0, 0, 0, 1, 2])
     batch = batch if batch < x.rank else 0
     k = g.int(1, x.rank - batch)
@@ -164,7 +164,7 @@ def _reverse_reach(a: Node, off: Tensor, y: Tensor) -> Tensor:
 @op("ReverseSequence", meaning=_reverse_sequence, error=gathers(_reverse_reach))
 def reverse_sequence(g: Draw) -> Rule:
     """The first steps of each sequence in reverse, each with its own length."""
-    x = g.operand(rank=(2, 5))
+    x = g.operand(rank=(2, 6))
     time = g.choose(2)
     lengths = g.given([x[1 - time]], 0 if g.flag(0.2) else 1, x[time])
     return Rule([x, lengths], [x], {"time_axis": 1, "batch_axis": 0} if time else {"time_axis": 0, "batch_axis": 1} if g.flag() else {})

@@ -64,7 +64,7 @@ def _matmul_integer_error(node: Any, policy: Policy, balls: Sequence[Ball | None
 
 def _operands(g: Draw) -> tuple[Operand, list[Dim], list[Dim]]:
     """The left operand, the shape of the right one, and that of the result."""
-    x = g.operand(rank=(2, 4), among=[UINT8, INT8])
+    x = g.operand(rank=(2, 6), among=[UINT8, INT8])
     batch = list(x[:-2]) if g.flag(0.4) else []
     if batch and g.flag(0.3):
         batch[g.choose(len(batch))] = 1

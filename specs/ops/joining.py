@@ -28,7 +28,7 @@ def _concat(a: Node, *xs: Tensor) -> Tensor:
 @op("Concat", meaning=_concat, error=moves_all, weight=2)
 def concat(g: Draw) -> Rule:
     """One to six operands, now and then empty ones."""
-    x = g.operand(rank=(1, 5), low=0)
+    x = g.operand(rank=(1, 6), low=0)
     axis = g.axis(len(x))
     at, parts = axis % len(x), [x]
     for _ in range(g.pick([1, 2, 1, 3, 0, 5])):
@@ -58,7 +58,7 @@ def _split(a: Node, x: Tensor, split: Tensor | None = None) -> tuple[Tensor, ...
 @op("Split", meaning=_split, error=moves())
 def split(g: Draw) -> Rule:
     """Equal parts, an uneven last one (from opset 18 on), or sizes given as an input, some of them zero."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     axis = g.axis(len(x))
     at, attrs = axis % len(x), dict[str, Any]()
     if axis or g.flag():
@@ -122,7 +122,7 @@ def _clamp(i: int, size: int, low: int, high: int) -> int:
 @op("Slice", meaning=_slice, error=moves(), weight=2)
 def slice_(g: Draw) -> Rule:
     """Starts and ends counted from both ends and beyond them, steps of both signs, some axes, rarely an empty result."""
-    x = g.operand(rank=(1, 5), low=0)
+    x = g.operand(rank=(1, 6), low=0)
     rank = len(x)
     in_order = g.flag(0.25)
     axes = list(range(g.int(1, rank))) if in_order else g.axes(rank, least=1)
@@ -235,7 +235,7 @@ def pad(g: Draw) -> Rule:
     """All modes; from opset 18 on only some axes. Negative amounts only where nobody can disagree about what is repeated."""
     modes = ["constant", "reflect", "edge", "constant"]
     mode = g.pick([*modes, "wrap"] if g.opset >= 19 else modes)
-    x = g.operand(rank=(1, 5), low=0 if mode == "constant" else 1)
+    x = g.operand(rank=(1, 6), low=0 if mode == "constant" else 1)
     rank = len(x)
     some = g.opset >= 18 and g.flag(0.4)
     axes = g.axes(rank, least=1) if some else list(range(rank))

@@ -34,7 +34,7 @@ def matmul(g: Draw) -> Rule:
         x = g.operand(rank=1)
         batch: list[Dim] = []
     else:
-        x = g.operand(rank=(2, 5))
+        x = g.operand(rank=(2, 6))
         batch = list(x[:-2])
     k = x[-1]
     kind = g.choose(8)

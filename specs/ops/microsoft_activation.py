@@ -59,7 +59,7 @@ def quick_gelu(g: Draw) -> Rule:
 
 @op("FastGelu", meaning=_fast_gelu, error=_biased_gelu_error, domain=MICROSOFT, among=[FLOAT])
 def fast_gelu(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 4))
+    x = g.operand(rank=(1, 6))
     if g.flag():
         g.skip()
         return Rule([x, None], [x])
@@ -68,7 +68,7 @@ def fast_gelu(g: Draw) -> Rule:
 
 @op("BiasGelu", meaning=lambda a, x, bias: F.gelu(x + bias), error=_biased_gelu_error, domain=MICROSOFT, among=[FLOAT])
 def bias_gelu(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 4))
+    x = g.operand(rank=(1, 6))
     return Rule([x, g.operand(like=[x[-1]], role="weight")], [x])
 
 
@@ -119,5 +119,5 @@ def scaled_silu(g: Draw) -> Rule:
 
 @op("GatedAdd", meaning=lambda a, x, y, gate: x + y * gate, error=_gated_add_error, domain=MICROSOFT, among=[FLOAT, FLOAT16])
 def gated_add(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 4))
+    x = g.operand(rank=(1, 6))
     return Rule([x, g.operand(like=x), g.operand(like=[*x[:-1], 1])], [x])

@@ -72,7 +72,7 @@ def _scale_shape(g: Draw, normalised: Sequence[Any]) -> list[Any]:
 @op("LayerNormalization", meaning=_layer, error=_layer_error, since=17, weight=2)
 def layer_normalization(g: Draw) -> Rule:
     """Any trailing axes, all three outputs, either stash type."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     attrs: dict[str, Any] = {}
     axis = -1
     if g.flag(0.7):
@@ -113,7 +113,7 @@ def _rms_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequ
 @op("RMSNormalization", meaning=_rms, error=_rms_error, since=23)
 def rms_normalization(g: Draw) -> Rule:
     """Any trailing axes. The schema lets the scale have another type than the operand, but then its function body is invalid."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     attrs: dict[str, Any] = {}
     axis = -1
     if g.flag(0.7):
@@ -219,7 +219,7 @@ def _varies(a: Node, x: Tensor) -> list[Tensor]:
 @op("MeanVarianceNormalization", meaning=_mean_variance, error=_mean_variance_error, safe=_varies, weight=0.7, among=[FLOAT])
 def mean_variance_normalization(g: Draw) -> Rule:
     """Float32 with axes given: the checker expands the function body, which holds for nothing else."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     axes = [0, 2, 3] if len(x) == 4 and g.flag(0.4) else g.axes(len(x), least=1)
     g.require(prod(x[i] for i in axes) >= 2)
     return Rule([x], [x], {"axes": axes})
@@ -274,7 +274,7 @@ def _not_zero(a: Node, x: Tensor) -> list[Tensor]:
 @op("LpNormalization", meaning=_lp, error=_lp_error, safe=_not_zero)
 def lp_normalization(g: Draw) -> Rule:
     """Norm 1 or 2 along one axis."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     attrs: dict[str, Any] = {} if g.flag(0.3) else {"axis": g.axis(len(x))}
     if g.flag():
         attrs["p"] = g.pick([1, 2])

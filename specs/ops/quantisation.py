@@ -242,7 +242,7 @@ def _positive_scale(a: Node, x: Tensor, scale: Tensor, zero: Tensor | None = Non
 @op("QuantizeLinear", meaning=quantize_meaning, error=quantize_error, safe=_positive_scale, among=WIDE)
 def quantize(g: Draw) -> Rule:
     """Every granularity and target; the target comes from the zero point, or from `output_dtype` (opset 21), or is uint8."""
-    x = g.operand(rank=(0, 4))
+    x = g.operand(rank=(0, 6))
     shape, attrs = _scales(g, x)
     form = x.format or FLOAT
     if g.opset < 19 or form is INT32:
@@ -274,7 +274,7 @@ def quantize(g: Draw) -> Rule:
 def dequantize(g: Draw) -> Rule:
     variable = "T" if g.opset < 19 else "T1"
     allowed = schema.formats("DequantizeLinear", "", g.opset, variable)
-    x = g.operand(rank=(0, 4), among=[f for f in (*NARROW, INT32) if f in allowed])
+    x = g.operand(rank=(0, 6), among=[f for f in (*NARROW, INT32) if f in allowed])
     shape, attrs = _scales(g, x)
     form = FLOAT if g.opset < 19 else g.pick(FLOATS)
     scale = _scale(g, shape, form, "tensor(float)" if g.opset < 19 else "T2")

@@ -144,7 +144,7 @@ _meaning, _error = requantised(_softmax, 3)
 @op("QLinearSoftmax", meaning=_meaning, error=_error, domain=MICROSOFT, weight=0.5)
 def softmax(g: Draw) -> Rule:
     """Results in steps of 1/256 from the lowest byte on, as quantisers write it: nothing says what other scales would mean."""
-    x = g.operand(rank=(1, 4))
+    x = g.operand(rank=(1, 6))
     form = x.format or UINT8
     first = parameters(g, form)
     scale, zero = g.const(np.float32(1 / 256)), g.const(np.array(form.lowest, form.numpy))
@@ -165,7 +165,7 @@ def concat(g: Draw) -> Rule:
     """Of one sign, each with a scale and a zero point of its own, or with those of the result."""
     form = g.type("T")
     result = parameters(g, form)
-    first = g.operand(rank=(1, 4), among=[form])
+    first = g.operand(rank=(1, 6), among=[form])
     axis = g.axis(len(first))
     at, out = axis % len(first), list(first)
     operands: list[Operand | None] = [*result, first, *_same_or_other(g, form, result)]

@@ -76,7 +76,7 @@ def random_uniform(g: Draw) -> Rule:
 
 def _like(g: Draw) -> tuple[Any, dict[str, Any]]:
     """An operand whose shape is used, and the type of the result: given, or that of the operand where it can be."""
-    x = g.operand(rank=(0, 4), low=0)
+    x = g.operand(rank=(0, 6), low=0)
     if x.format is not None and x.format.is_float and g.flag():
         g.type("T2", among=[x.format])
         return x, {}
@@ -177,7 +177,7 @@ def _dropped(a: Node, policy: Policy, balls: Sequence[Ball | None], ys: Sequence
 @op("Dropout", meaning=_dropout, error=_dropped, weight=0.5)
 def dropout(g: Draw) -> Rule:
     """Mostly as deployed, where it is the identity and the mask is all true; now and then in training."""
-    x = g.operand(rank=(0, 5), low=0)
+    x = g.operand(rank=(0, 6), low=0)
     attrs: dict[str, Any] = {"seed": g.int(0, 99)} if g.flag(0.3) else {}
     inputs: list[Any] = [x]
     if g.flag(0.7):

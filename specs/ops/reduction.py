@@ -341,7 +341,7 @@ def _draw(input_since: int = 18, low: int = 1, few: bool = False) -> Callable[[D
     """One axis, several, all by leaving them out, or none; `few`: one axis at most times, so that few factors meet."""
 
     def draw(g: Draw) -> Rule:
-        x = g.operand(rank=(0, 5), low=low)
+        x = g.operand(rank=(0, 6), low=low)
         rank, attrs = len(x), dict[str, Any]()
         if g.flag():
             attrs["keepdims"] = 0 if g.flag(0.8) else 1

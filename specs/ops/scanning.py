@@ -73,7 +73,7 @@ def _position_error(largest: bool) -> ErrorRule:
 
 
 def _draw_position(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     attrs: dict[str, Any] = {}
     axis = 0
     if g.flag(0.8):
@@ -150,7 +150,7 @@ def _cumulative_product_error(node: Any, policy: Policy, balls: Sequence[Ball | 
 
 
 def _draw_cumulative(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 5), low=0)
+    x = g.operand(rank=(1, 6), low=0)
     axis = g.const(g.axis(len(x)))
     attrs = {name: 1 for name in ("exclusive", "reverse") if g.flag(0.4)}
     return Rule([x, axis], [x], attrs)

@@ -151,7 +151,7 @@ def _reduction(g: Draw) -> dict[str, Any]:
 def scatter_elements(g: Draw) -> Rule:
     """Elements written or reduced along one axis; without a reduction no position twice."""
     attrs = _reduction(g)
-    x = g.operand(rank=(1, 4), among=INTEGERS + FLOATS if attrs else None)
+    x = g.operand(rank=(1, 6), among=INTEGERS + FLOATS if attrs else None)
     axis = g.axis(x.rank)
     at = axis % x.rank
     if attrs:
@@ -178,7 +178,7 @@ def scatter_elements(g: Draw) -> Rule:
 def scatter_nd(g: Draw) -> Rule:
     """Slices written or reduced at index tuples; without a reduction no tuple twice."""
     attrs = _reduction(g)
-    x = g.operand(rank=(1, 4), among=INTEGERS + FLOATS if attrs else None)
+    x = g.operand(rank=(1, 6), among=INTEGERS + FLOATS if attrs else None)
     k = g.int(1, x.rank)
     rows: list[Dim] = g.sizes(g.pick([1, 1, 0, 2]), 1, 5)
     low = least(x[:k])
@@ -213,7 +213,7 @@ def _tensor_scatter(a: Node, x: Tensor, update: Tensor, write: Tensor | None = N
 @op("TensorScatter", meaning=_tensor_scatter, error=moves(0, 1), since=24)
 def tensor_scatter(g: Draw) -> Rule:
     """A cache with new entries written for each sample of the batch at its own place, once round if circular."""
-    x = g.operand(rank=(2, 5))
+    x = g.operand(rank=(2, 6))
     axis = g.int(1, x.rank - 1)
     length = g.size(1, x[axis])
     update = g.operand(like=[length if i == axis else d for i, d in enumerate(x)])

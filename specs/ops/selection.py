@@ -86,7 +86,7 @@ def _settled(node: Any, x: Tensor, e: Tensor, order: Tensor, axis: int) -> Tenso
 @op("TopK", meaning=_top_k, error=_top_k_error)
 def top_k(g: Draw) -> Rule:
     """The k largest or smallest along an axis, with their indices."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     axis = g.axis(x.rank)
     at = axis % x.rank
     count = g.size(1, x[at])
@@ -110,7 +110,7 @@ def _compress(a: Node, x: Tensor, condition: Tensor) -> Tensor:
 @op("Compress", meaning=_compress, error=moves(0))
 def compress(g: Draw) -> Rule:
     """Slices where a known condition holds; the condition may be shorter than the axis."""
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     axis = g.axis(x.rank) if g.flag(0.8) else None
     if axis is None and not known(*x):
         axis = 0
@@ -141,7 +141,7 @@ def _nonzero_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: 
 @op("NonZero", meaning=lambda a, x: (x != 0).nonzero().T, error=_nonzero_error, weight=0.5)
 def nonzero(g: Draw) -> Rule:
     """Indices of what is not zero, one row an axis."""
-    x = g.operand(rank=(0, 4), low=0)
+    x = g.operand(rank=(0, 6), low=0)
     return Rule([x], [[x.rank, None]])
 
 
@@ -222,7 +222,7 @@ def _unique_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: S
 @op("Unique", meaning=_unique, error=_unique_error, weight=0.5)
 def unique(g: Draw) -> Rule:
     """Distinct elements or slices, with where they first are, which one each element is, and how many."""
-    x = g.operand(rank=(1, 4))
+    x = g.operand(rank=(1, 6))
     axis = g.axis(x.rank) if g.flag() else None
     attrs = {"sorted": 0} if g.flag(0.3) else {}
     if axis is not None:

@@ -157,7 +157,7 @@ def squeeze(g: Draw) -> Rule:
         ones = set(g.permutation(rank)[: g.int(1, min(3, rank))])
         x = g.operand(like=[1 if i in ones else None for i in range(rank)], low=0)
     else:
-        x = g.operand(rank=(0, 5), low=0)
+        x = g.operand(rank=(0, 6), low=0)
     singles = [i for i, d in enumerate(x) if known(d) and d == 1]
     if known(*x) and (not singles or g.flag(0.3)):
         g.skip()
@@ -182,7 +182,7 @@ def _unsqueeze(a: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
 @op("Unsqueeze", meaning=_unsqueeze, error=moves())
 def unsqueeze(g: Draw) -> Rule:
     """New dims of size 1, axes counted in the result, in any order."""
-    x = g.operand(rank=(0, 4), low=0)
+    x = g.operand(rank=(0, 6), low=0)
     rank = len(x) + g.int(1, 3 if len(x) < 4 else 2)
     chosen = g.permutation(rank)[: rank - len(x)]
     axes = g.const([i - rank if g.flag(0.3) else i for i in chosen])
@@ -220,7 +220,7 @@ def expand(g: Draw) -> Rule:
     if g.flag():
         x = g.operand(like=[1 if g.flag() else None for _ in range(g.int(1, 4))], low=0)
     else:
-        x = g.operand(rank=(0, 4), low=0)
+        x = g.operand(rank=(0, 6), low=0)
     front = g.sizes(g.int(0, 2), 1, 4)
     out = [g.size(1, 16) if known(d) and d == 1 and g.flag(0.8) else d for d in x]
     shape = [*front, *(1 if d is o and g.flag(0.3) else o for d, o in zip(x, out, strict=True))]
@@ -243,7 +243,7 @@ def _tile(a: Node, x: Tensor, repeats: Tensor, axis: Tensor | None = None) -> Te
 @op("Tile", meaning=_tile, error=moves())
 def tile(g: Draw) -> Rule:
     """Repeats per dim, one of them rarely zero."""
-    x = g.operand(rank=(1, 5), low=0)
+    x = g.operand(rank=(1, 6), low=0)
     times = [g.pick([1, 1, 2, 1, 3, 2]) for _ in x]
     if g.flag(0.02):
         times[g.choose(len(times))] = 0

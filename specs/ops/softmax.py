@@ -142,7 +142,7 @@ def _hardmax_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: 
 
 # drawing -------------------------------------------------------------------------------------------------------------
 def _draw(g: Draw) -> Rule:
-    x = g.operand(rank=(1, 5))
+    x = g.operand(rank=(1, 6))
     return Rule([x], [x], {} if g.flag(0.3) else {"axis": g.axis(len(x))})
 
 

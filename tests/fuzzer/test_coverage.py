@@ -105,3 +105,9 @@ def test_what_lanes_count_is_found_again(tmp_path: Path) -> None:
 
 def test_covered_operators_have_a_drawing_or_are_wrapped() -> None:
     assert len(covered()) > 200
+
+
+@pytest.mark.parametrize(("name", "least"), [("Relu", 0), ("Add", 0), ("Cast", 0), ("ReduceMean", 0), ("Softmax", 1), ("Concat", 1), ("MatMul", 2)])
+def test_every_rank_up_to_six_is_drawn(name: str, least: int) -> None:
+    ranks = {int(p.rpartition("=")[2]) for i in range(400) for p in points(draw(op(name), i)) if p.startswith(f"{name} rank=")}
+    assert ranks >= set(range(least, 7))
