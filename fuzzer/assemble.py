@@ -11,21 +11,24 @@ from fuzzer.grow import Growth, Menu
 from fuzzer.network import Network, Step, Value
 from fuzzer.wiring import outputs
 from fuzzer.wrap import called
+from specs import schema
 from specs.draw import Source
 from specs.formats import FLOAT, Format
-from specs.net import Block, Relation, blocks, relations
+from specs.net import Block, Relation, blocks, need, relations
 from specs.rule import Misfit
 
 TRIES = 6
 STACK = 3  # most blocks on top of each other
 CALLED = 5  # one network of so many calls one of its blocks as a function
-ROOM = 5  # a stack may have this many times the nodes that were asked for
+ROOM = 5  # a block, and a stack, may have this many times the nodes that were asked for
+SMALL = 3  # so many draws must not be larger than that, those after them may
 
 
 def assemble(source: Source, nodes: int, menu: Menu, elements: int) -> Network:
     """A network of the menu's blocks. Raises Misfit when none fitted."""
     growth, parts = Growth(source, menu, elements), list[tuple[str, Sequence[Step]]]()
-    form = next((f for f in growth.palette if f.is_float), FLOAT)
+    convolved = schema.formats("Conv", "", growth.opset, "T")  # what most blocks are made of: bfloat16 came late
+    form = next((f for f in growth.palette if f.is_float and f in convolved), FLOAT)
     among = _relations(menu.blocks, growth.opset)
     paired = bool(among) and growth.source.choose(6) == 5
     ends = _relation(growth, among, form) if paired else _stack(growth, nodes, menu.blocks, form, parts)
@@ -62,7 +65,7 @@ def _stack(growth: Growth, nodes: int, names: frozenset[str] | None, form: Forma
     """Blocks on one another; `parts` gets the id and the steps of each."""
     last: list[Value] = []
     for _ in range(1 + growth.source.choose(STACK)):
-        grown = _block(growth, names, last, form, parts)
+        grown = _block(growth, names, last, form, parts, nodes)
         if not grown or len(growth.steps) > ROOM * nodes:
             break
         last = grown
@@ -75,8 +78,8 @@ def _stack(growth: Growth, nodes: int, names: frozenset[str] | None, form: Forma
     return last
 
 
-def _block(growth: Growth, names: frozenset[str] | None, last: list[Value], form: Format, parts: list[tuple[str, Sequence[Step]]]) -> list[Value]:
-    for _ in range(TRIES):
+def _block(growth: Growth, names: frozenset[str] | None, last: list[Value], form: Format, parts: list[tuple[str, Sequence[Step]]], nodes: int) -> list[Value]:
+    for attempt in range(TRIES):
         image = [v for v in last if len(v.shape) in (3, 4, 5) and v.format is form and None not in v.shape]
         bag = _blocks(names, len(image[0].shape) - 2 if image else 0, growth.opset)
         if not bag:
@@ -86,6 +89,7 @@ def _block(growth: Growth, names: frozenset[str] | None, last: list[Value], form
         try:
             x = image[0] if image and block.takes == "image" else feed(Builder(growth, form), block.takes, block.dims, block.even)
             grown = build(growth, block, x, form)
+            need(attempt >= SMALL or len(growth.steps) - mark[0] <= ROOM * nodes, f"{block.id}: too many nodes")
             parts.append((block.id, growth.steps[mark[0] :]))
             return grown
         except Misfit:
