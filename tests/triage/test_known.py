@@ -35,7 +35,7 @@ def test_public_issues_match() -> None:
     ("cause", "body", "message"),
     [
         (broken("tvm"), "r = Relu(x) y = Clip(r)", FUSE),
-        (broken(verdict="wrong"), "r = Relu(x) y = Clip(r)", FUSE),
+        (broken(verdict="mistyped"), "r = Relu(x) y = Clip(r)", FUSE),
         (broken(), "r = Clip(x) y = Relu(r)", FUSE),
         (broken(), "r = Relu(x) s = Sin(r) y = Clip(s)", FUSE),
         (broken(), "r = Relu(x) y = Clip(r)", "Fail: something else about Clip"),
