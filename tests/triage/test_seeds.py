@@ -17,7 +17,8 @@ def test_seed(kept: Regression) -> None:
     if backend.missing():
         pytest.skip(backend.missing())
     settings = tuple(dict.fromkeys([*([backend.reference_setting] if backend.reference_setting else []), seed.setting]))
-    found = {v.verdict for v in judged(kept.case, run(kept.case, [Target(seed.backend, settings)], timeout=8.0 if seed.verdict == "hang" else 30.0)) if v.setting == seed.setting}
+    outcomes = run(kept.case, [Target(seed.backend, settings)], timeout=8.0 if seed.verdict == "hang" else 30.0)
+    found = {v.verdict for v in judged(kept.case, outcomes) if v.setting == seed.setting}
     if not kept.shows & found and backend.version() != seed.version:
         pytest.skip(f"gone in {seed.backend} {backend.version()}: {sorted(found)}")
     assert kept.shows & found, f"{seed.title}: now {sorted(found)}; replay with: fuzz check {kept.path} --backends {seed.backend}:{seed.setting}"
