@@ -57,7 +57,7 @@ def accusations(p: Prepared, outputs: Outputs, strict: bool, seen: dict[str, set
             v = p.weigh.whole(p.weigh.strictly(v, got), want, got)
         counts["masked"] += v.masked > 0.5
         if v.verdict in VALUES:
-            yield v, second_opinion(p.case.model, p.case.inputs, p.expected, v, Outcome("legal", "", "ok", outputs), p.weigh)
+            yield v, second_opinion(p.case.model, p.case.inputs, p.expected, v, Outcome("legal", "", "ok", outputs), p.weigh, ways=False)
 
 
 @benchmark("noise", wrong_certified_per_50000=("<=", 1.0), wrong_likely_per_10000=("<=", 1.0))

@@ -81,13 +81,13 @@ def _agreed(verdict: Any, want: Expected, got: np.ndarray) -> Verdict | None:
     w, s = worst.numpy(), spread.numpy()
     with np.errstate(all="ignore"):
         error = np.abs(got - v)
-        if not (error <= w).all() or not (error <= SUSPECT * s).all():
+        ratio = float((error / np.maximum(w, 1e-300)).max())
+        if not ratio <= 1 or not (error <= SUSPECT * s).all():
             return None
         rtol, atol = NAIVE.get(want.format.name, (0.0, 0.0)) if want.format is not None else (0.0, 0.0)
-        noise = not (error <= atol + rtol * np.abs(v)).all()
-        ratio = float((error / np.maximum(w, 1e-300)).max())
+        noise = not error.max() <= atol and not (error <= atol + rtol * np.abs(v)).all()
     masked = 0.0 if w.max() < np.inf else float(np.isinf(w).mean())
-    return verdict("noise" if noise else "ok", masked=masked, ratio=0.0 if np.isnan(ratio) else ratio)
+    return verdict("noise" if noise else "ok", masked=masked, ratio=ratio)
 
 
 def _elements(verdict: Any, want: Expected, got: torch.Tensor) -> Verdict:

@@ -10,10 +10,14 @@ import numpy as np
 import torch
 
 from specs.formats import Format
-from specs.numerics import INF, LOOSEST, Ball, Policy, Sure, outputs
+from specs.numerics import INF, LOOSEST, Ball, Policy, Sure, SureTogether, Together, outputs
 from specs.program import Node, Program, wrap
 
 HUGE = 1e290  # a radius beyond is what is left of an infinite one
+SQUARED = 1e150  # a sure one can be squared
+SECOND = 2.0**-9  # share of a radius for what the first order leaves out
+#: Families that give an element of a smaller operand to several results, by broadcasting, repeating or gathering.
+SPREADING = frozenset({"activation", "arithmetic", "comparison", "fused_quantisation", "gathering", "quantisation", "resizing", "shape"})
 
 
 @dataclass(frozen=True)
@@ -34,39 +38,56 @@ class _Balls:
         balls: list[Any] = [None if a is None else a if isinstance(a, (Ball, list)) else Ball(a) for a in args]
         ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *[_value(b) for b in balls])), node.out_formats, strict=False)]
         radii = node.op.error(node, self.policy, balls, ys)
+        together = _together(node, balls, ys)
         for y, (worst, spread) in zip(ys, radii, strict=False):
             if isinstance(y, torch.Tensor) and any(r is not None and r.shape != y.shape for r in (worst, spread)):
                 raise ValueError(f"{node.op.name}: a radius of another shape than the value's: the operator's error rule is wrong")
-        return [_watched(y, worst, spread, form) for y, (worst, spread), form in zip(ys, radii, node.out_formats, strict=False)]
+        return [_watched(y, worst, spread, form, together) for y, (worst, spread), form in zip(ys, radii, node.out_formats, strict=False)]
+
+
+def _together(node: Node, balls: Sequence[Any], ys: Sequence[Any]) -> bool:
+    """Whether results may share errors: an operand's did, or one uncertain element went into several results as it is."""
+    for b in balls:
+        if isinstance(b, list):
+            if any(isinstance(e, Ball) and e.together for e in b):
+                return True
+        elif b is not None and b.worst is not None:
+            if b.together or node.op.together:
+                return True
+            if node.op.family in SPREADING and any(isinstance(y, torch.Tensor) and y.numel() > b.value.numel() for y in ys):
+                return True
+    return node.op.together
 
 
 def _value(ball: Any) -> Any:
     return [_value(b) for b in ball] if isinstance(ball, list) else ball.value if ball is not None else None
 
 
-def _watched(y: Any, worst: Any, spread: Any, form: Format | None) -> Any:
+def _watched(y: Any, worst: Any, spread: Any, form: Format | None, together: bool = False) -> Any:
     """NaN and anything that may overflow in the declared format is undecided: a wider intermediate is legal."""
     if isinstance(y, list):
-        return [_watched(v, w, s, form) for v, w, s in zip(y, worst or [None] * len(y), spread or [None] * len(y), strict=True)]
+        return [_watched(v, w, s, form, together) for v, w, s in zip(y, worst or [None] * len(y), spread or [None] * len(y), strict=True)]
     if not isinstance(y, torch.Tensor) or form is None or not form.is_float or not y.numel():
-        if worst is not None and isinstance(y, torch.Tensor) and not bool(worst.any()):  # as sure as if it had never been in doubt
+        if worst is not None and isinstance(y, torch.Tensor) and y.numel() and not bool(worst.any()):  # as sure as if it had never been in doubt
             return Ball(y)
-        return Ball(y, worst, worst if spread is None else spread)
+        return (Together if together else Ball)(y, worst, worst if spread is None else spread)
     if worst is None:
         if y.abs().amax().item() <= form.largest:
             return Ball(y)
         worst = spread = torch.zeros(y.shape, dtype=torch.float64)
-    elif (y.abs() + worst).amax().item() <= min(form.largest, HUGE):
-        return Sure(y, worst, worst if spread is None else torch.fmin(spread, worst))
+    elif (y.abs() + worst).amax().item() <= min(form.largest, SQUARED):
+        return (SureTogether if together else Sure)(y, worst, worst if spread is None else torch.fmin(spread, worst))
     undecided = ~(y.abs() + worst <= min(form.largest, HUGE))
-    return Ball(y, worst.masked_fill(undecided, INF), (worst if spread is None else torch.fmin(spread, worst)).masked_fill(undecided, INF))
+    return (Together if together else Ball)(
+        y, worst.masked_fill(undecided, INF), (worst if spread is None else torch.fmin(spread, worst)).masked_fill(undecided, INF)
+    )
 
 
 def balls(program: Program, feeds: Mapping[str, Ball], policy: Policy = LOOSEST) -> dict[str, Expected]:
     """`reference` for inputs that are not exact themselves."""
-    with torch.no_grad():
+    with torch.inference_mode():
         results = program.run(feeds, _Balls(policy))  # type: ignore[arg-type]
-    return {name: Expected(_as_ball(value), program.formats.get(name)) for name, value in results.items()}
+    return _expected(program, results, policy)
 
 
 def reference(program: Program, inputs: Mapping[str, np.ndarray], policy: Policy = LOOSEST) -> dict[str, Expected]:
@@ -74,10 +95,23 @@ def reference(program: Program, inputs: Mapping[str, np.ndarray], policy: Policy
 
     Raises Unsupported for an operator without a meaning, UsageError for inputs that do not fit.
     """
-    with torch.no_grad():
+    with torch.inference_mode():
         feeds: dict[str, Any] = {name: [Ball(e) for e in t] if isinstance(t, list) else Ball(t) for name, t in program.feeds(inputs).items()}
         results = program.run(feeds, _Balls(policy))
-    return {name: Expected(_as_ball(value), program.formats.get(name)) for name, value in results.items()}
+    return _expected(program, results, policy)
+
+
+def _expected(program: Program, results: Mapping[str, Any], policy: Policy) -> dict[str, Expected]:
+    """Radii are of the first order: each node rounds the value it should have. The value it has is off by as much as its radius."""
+    units = max((policy.u(f) for f in program.formats.values() if f.bits >= 16), default=0.0) * len(program.graph.nodes)
+    balls = {name: _as_ball(value) for name, value in results.items()}
+    return {name: Expected(_widened(ball, 1 + SECOND + 2 * units), program.formats.get(name)) for name, ball in balls.items()}
+
+
+def _widened(ball: Ball, by: float) -> Ball:
+    if not isinstance(ball.worst, torch.Tensor) or not ball.value.is_floating_point():  # steps are whole
+        return ball
+    return ball._replace(worst=ball.worst * by)
 
 
 def _as_ball(value: Any) -> Ball:

@@ -32,16 +32,19 @@ VALUE_VERDICTS = ("wrong", "nonfinite", "mistyped", "imprecise")
 
 
 def second_opinion(
-    model: bytes, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Expected], verdict: Verdict, outcome: Outcome, weigh: Weigh
+    model: bytes, inputs: Mapping[str, np.ndarray], expected: Mapping[str, Expected], verdict: Verdict, outcome: Outcome, weigh: Weigh, ways: bool = True
 ) -> Verdict:
-    """The verdict as it stands, weakened to `likely` when nobody else could speak, or turned into `ours` with the reason."""
+    """The verdict as it stands, weakened to `likely` when nobody else could speak, or turned into `ours` with the reason.
+
+    ways  whether the legal variants are asked as well: not where they are themselves what is judged
+    """
     if verdict.verdict not in VALUE_VERDICTS:
         return verdict
     want = expected[verdict.output]
     ours = _our_low_precision(model, inputs)
     if ours is not None and weigh(compare("", "", verdict.output, want, ours.get(verdict.output))).verdict in VALUE_VERDICTS:
         return replace(verdict, verdict="ours", grade=None, message="our own run in the declared precision breaks the bound as well")
-    if verdict.verdict == "wrong" and (way := _legal_way(model, inputs, want, verdict.output, weigh)):
+    if ways and verdict.verdict == "wrong" and (way := _legal_way(model, inputs, want, verdict.output, weigh)):
         return replace(verdict, verdict="ours", grade=None, message=f"a legal way to compute it ({way}) breaks the bound as well")
     theirs = _onnx_reference(model, inputs)
     if theirs is None:

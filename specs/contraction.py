@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specs.formats import Format
-from specs.numerics import EXACT, INF, TYPICAL, Ball, ErrorRule, Policy, Radii, exact_whole, finite, gamma, outputs, settle, undecidable
+from specs.numerics import EXACT, INF, TYPICAL, Ball, ErrorRule, Policy, Radii, exact_whole, finite, gamma, limited, outputs, settle, undecidable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,12 +33,17 @@ def summed(policy: Policy, form: Any, n: float, magnitude: Tensor, y: Tensor | N
     unit = acc * (1 + gamma(n + extra, acc)) if first < 1 else INF
     part = adds if y is None else adds / 2
     worst = magnitude * (unit * (part + extra) + 2 * policy.operand(form))
-    rough = magnitude * (TYPICAL * math.sqrt(adds) * acc * (0.5 if y is not None else 1.0) + TYPICAL * math.sqrt(extra) * u + policy.operand(form))
+    rough = magnitude * (TYPICAL * math.sqrt(adds) * acc * (0.5 if y is not None else 1.0) + TYPICAL * math.sqrt(extra) * u * several(n) + policy.operand(form))
     if y is not None and adds:
         size = y.abs()
         worst.add_(size, alpha=unit * part)
         rough.add_(size, alpha=TYPICAL * math.sqrt(adds) * acc / 2)
     return worst.add_(eta), rough.add_(eta)
+
+
+def several(n: float) -> float:
+    """Terms round each by itself: their roundings in quadrature are from 1 / sqrt(n) of their sum, where all are alike, to the whole, where one is large."""
+    return max(1.0, n) ** -0.1
 
 
 def growth(policy: Policy, form: Format, n: float, extra: float = 1.0) -> float:
@@ -104,11 +109,14 @@ def multilinear(terms: Callable[[Any, Sequence[Any]], float], extra: float = 0.0
         squares, variance = [s.square() for s in sizes], spread.square()
         again = 1 + 1.3 * terms(node, sizes) * policy.accumulation(form)  # what was off is rounded along with the rest
         for i in moving:
-            e, v = finite(present[i].worst), finite(present[i].spread).clamp(max=1e150).square()
+            e, v = limited(present[i])
             worst = worst + f([*sizes[:i], e, *sizes[i + 1 :]]) * again
-            variance = variance + f([*squares[:i], v, *squares[i + 1 :]])
-            sizes[i], squares[i] = sizes[i] + e, squares[i] + v
-        return [(settle(worst), settle(variance.sqrt()))]
+            if present[i].together:
+                variance = variance + f([*sizes[:i], v, *sizes[i + 1 :]]).square()
+            else:
+                variance = variance + f([*squares[:i], v.square(), *squares[i + 1 :]])
+            sizes[i], squares[i] = sizes[i] + e, squares[i] + v.square()
+        return [_settled(worst, variance.sqrt(), [present[i] for i in moving])]
 
     return rule
 
@@ -148,20 +156,32 @@ def linear(terms: Callable[[Any, Sequence[Any]], float], *, weights: Sequence[in
             worst.add_(room * n)
         movers = [i for i in (data, *weights) if i < len(balls) and balls[i] is not None and balls[i].worst is not None]  # type: ignore[union-attr]
         plain, again = without_bias(), 1 + 1.3 * n * u_acc  # what was off is rounded along with the rest
-        for i in movers:
-            worst = worst + at(**{**plain, f"_{i}": finite(balls[i].worst)}) * again  # type: ignore[union-attr]
+        moving = [balls[i] for i in movers]
+        radii = {i: limited(balls[i]) for i in movers}  # type: ignore[arg-type]
+        squares: list[Tensor] = []
+        for i, (e, s) in radii.items():
+            worst = worst + at(**{**plain, f"_{i}": e}) * again
+            squares.append(at(**{**plain, f"_{i}": s}).square() if balls[i].together else _square(node, apply, absolute, plain, i, s))  # type: ignore[union-attr]
         if len(movers) == 2:
-            worst = worst + at(**{**plain, **{f"_{i}": finite(balls[i].worst) for i in movers}}) * again  # type: ignore[union-attr]
-        squares = [_square(node, apply, absolute, plain, i, balls[i].spread) for i in movers]  # type: ignore[union-attr]
+            worst = worst + at(**{**plain, **{f"_{i}": e for i, (e, _) in radii.items()}}) * again
         if bias is not None and bias < len(balls) and balls[bias] is not None and balls[bias].worst is not None:  # type: ignore[union-attr]
             zero = {f"_{i}": torch.zeros_like(values[i]) for i in (data,)}
-            worst = worst + at(**zero, **{f"_{bias}": finite(balls[bias].worst)})  # type: ignore[union-attr]
-            squares.append(at(**zero, **{f"_{bias}": finite(balls[bias].spread)}).square())  # type: ignore[union-attr]
-        for s in squares:
-            spread = (spread.square() + s).sqrt()
-        return [(settle(worst), settle(spread))]
+            e, s = limited(balls[bias])  # type: ignore[arg-type]
+            worst = worst + at(**zero, **{f"_{bias}": e})
+            squares.append(at(**zero, **{f"_{bias}": s}).square())
+            moving.append(balls[bias])
+        if squares:
+            spread = sum(squares, spread.square()).sqrt()
+        return [_settled(worst, spread, moving)]
 
     return rule
+
+
+def _settled(worst: Tensor, spread: Tensor, moving: Sequence[Ball | None]) -> Radii:
+    """Nothing is infinite where no operand was and no product can be."""
+    if all(b is not None and b.sure for b in moving):
+        return worst, spread
+    return settle(worst), settle(spread)
 
 
 def _square(node: Any, apply: Any, absolute: Sequence[Any], plain: dict[str, Any], at: int, spread: Any) -> Any:
@@ -171,7 +191,7 @@ def _square(node: Any, apply: Any, absolute: Sequence[Any], plain: dict[str, Any
     args = [a.square() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in absolute]
     for name, v in plain.items():
         args[int(name[1:])] = v
-    args[at] = finite(spread).clamp(max=1e150).square()
+    args[at] = spread.square()
     return outputs(apply(node, *args))[0].abs()
 
 

@@ -42,6 +42,11 @@ class Ball(NamedTuple):
         """Whether value and radii are known to be finite, and the statistical radius no larger than the certified one."""
         return False
 
+    @property
+    def together(self) -> bool:
+        """Whether errors of several elements may have one origin: then they add up in a sum, and quadrature is wrong."""
+        return False
+
 
 class Sure(Ball):
     """A ball without anything undecided, which spares the rules the steps that watch for it."""
@@ -53,6 +58,24 @@ class Sure(Ball):
         return True
 
 
+class Together(Ball):
+    """A ball whose elements may move together: one uncertain scale, zero point or maximum is in all of them."""
+
+    __slots__ = ()
+
+    @property
+    def together(self) -> bool:
+        return True
+
+
+class SureTogether(Sure):
+    __slots__ = ()
+
+    @property
+    def together(self) -> bool:
+        return True
+
+
 #: (worst, spread); (None, None) for an exact output.
 Radii = tuple[Any, Any]
 ErrorRule = Callable[[Any, "Policy", Sequence[Ball | None], Sequence[Any]], Sequence[Radii]]
@@ -61,7 +84,7 @@ EXACT: Radii = (None, None)
 #: constant covers the worst of several libraries, an error that is typical of any one is a smaller share; six times it, where the
 #: adjoint bound calls an element likely, is still beyond the certificate of one operator.
 TYPICAL = 0.5
-COVERED = 0.4
+COVERED = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -172,6 +195,11 @@ def between(one: Tensor, other: Tensor, y: Tensor) -> Tensor:
 def finite(r: Tensor) -> Tensor:
     """Infinities replaced by 1e300, so that a linear map does not make NaN of them; see `settle`."""
     return r.clamp(max=1e300)
+
+
+def limited(ball: Ball) -> tuple[Tensor, Tensor]:
+    """Both radii without infinities, the statistical one small enough to be squared."""
+    return (ball.worst, ball.spread) if ball.sure else (finite(ball.worst), ball.spread.clamp(max=1e150))
 
 
 def settle(r: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class Operator:
     error    rounding model and propagation: (node, policy, balls, values) -> radii (see specs.numerics)
     safe     the safe domain as losses; nothing when defined everywhere
     proxy    a meaning with usable derivatives for the input search, where the real one is flat
+    together one uncertain element of an input moves all results (a scale taken from the data)
     control  for If, Loop, Scan ...: evaluates sub-graphs; then `meaning` is unused
     since    oldest opset at which it is drawn
     weight   how often it is drawn relative to others
@@ -48,6 +49,7 @@ class Operator:
     weight: float = 1.0
     among: Sequence[Format] | None = None
     family: str = ""
+    together: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -76,6 +78,7 @@ def op(
     weight: float = 1.0,
     among: Sequence[Format] | None = None,
     domain: str = "",
+    together: bool = False,
 ) -> Callable[[Callable[[Draw], Rule]], Operator]:
     """Decorate the drawing of an operator; returns the registered Operator.
 
@@ -83,7 +86,8 @@ def op(
     """
 
     def decorate(draw: Callable[[Draw], Rule]) -> Operator:
-        return register(Operator(name, domain, meaning, error, draw, safe, proxy, None, since, weight, among, draw.__module__.rsplit(".", 1)[-1]))
+        family = draw.__module__.rsplit(".", 1)[-1]
+        return register(Operator(name, domain, meaning, error, draw, safe, proxy, None, since, weight, among, family, together))
 
     return decorate
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specs.contraction import several
+from specs.exponentials import STEPS, softmax_moved
 from specs.numerics import COVERED, INF, TYPICAL, finite, gamma
 from specs.tracked import CONSTANTS, STEP, Rounding, Tracked, made, monotone, roundoff
 
@@ -94,16 +96,10 @@ def _softmax(x: Tracked, dim: int = -1, dtype: Any = None) -> Tracked:
         return Tracked(p, p, p, rounding)
     gone = torch.isneginf(x.value) & (x.worst == 0)
     d = (x.value.amax(dim, keepdim=True) - x.value).masked_fill(gone, 0.0)
-    # Both ends: with unequal radii the lower one may be the farther.
-    e = x.worst.clamp(max=700)
-    up = e.exp() / (p * (-e).exp()).sum(dim, keepdim=True) - 1
-    down = 1 - (-e).exp() / (p * e.exp()).sum(dim, keepdim=True)
     own = p * (2 * u * d + (p * d).sum(dim, keepdim=True) * (2 * u) + gamma(n, u) + 12 * u) + rounding.eta
-    worst = (p * torch.maximum(up, down) + own).clamp(max=1.0)
-    s = x.spread.clamp(max=700)
-    swing = (s.square() + (p * s).square().sum(dim, keepdim=True)).sqrt().expm1()
-    rough = p * (u * (2 * COVERED * d + TYPICAL * math.sqrt(n) + 12 * COVERED)) + rounding.eta
-    spread = torch.hypot(p * swing, rough).clamp(max=1.0)
+    rough = p * (u * ((2 * COVERED * d).square() + (TYPICAL**2 * n + (STEPS * COVERED) ** 2)).sqrt()) + rounding.eta
+    swing, moved = softmax_moved(x.value, p, x.worst, x.spread, dim)
+    worst, spread = (swing + own).clamp(max=1.0), torch.hypot(moved, rough).clamp(max=1.0)
     lost = (x.worst == INF).any(dim, keepdim=True)
     worst, spread = worst.masked_fill(lost, INF), spread.masked_fill(lost, INF)
     return Tracked(p, worst.masked_fill(gone, 0.0), spread.masked_fill(gone, 0.0), rounding)
@@ -119,7 +115,8 @@ def _sum(x: Tracked, dim: Any = None, keepdim: bool = False) -> Tracked:
     y = x.value.sum(dims, keepdim)
     own, rough = (r + x.rounding.eta for r in _summed(x.value.abs().sum(dims, keepdim), y, n, x.rounding, 1.0))
     worst = x.worst.sum(dims, keepdim) * (1 + 1.3 * n * x.rounding.accumulator) + own
-    return Tracked(y, worst, (x.spread.square().sum(dims, keepdim) + rough.square()).sqrt(), x.rounding)
+    inherited = x.spread.sum(dims, keepdim).square() if x.rounding.coherent else x.spread.square().sum(dims, keepdim)
+    return Tracked(y, worst, (inherited + rough.square()).sqrt(), x.rounding)
 
 
 def _summed(magnitude: Tensor, y: Tensor, n: int, rounding: Rounding, extra: float) -> tuple[Tensor, Tensor]:
@@ -127,7 +124,7 @@ def _summed(magnitude: Tensor, y: Tensor, n: int, rounding: Rounding, extra: flo
     acc, adds, size = rounding.accumulator, max(0, n - 1), y.abs()
     last = 2 * rounding.u if acc < rounding.u else 0.0
     serial = TYPICAL * math.sqrt(adds) * acc / 2
-    rough = magnitude * (TYPICAL * math.sqrt(extra) * acc + rounding.operand + serial) + size * (TYPICAL * last + serial)
+    rough = magnitude * (TYPICAL * math.sqrt(extra) * acc * several(n) + rounding.operand + serial) + size * (TYPICAL * last + serial)
     first = (n + extra) * acc
     if first > 0.2:
         return magnitude * ((n + extra) * acc if first < 1 else INF) + size * last, rough

@@ -48,6 +48,11 @@ class Rounding:
     def of(cls, policy: Policy, form: Any, coherent: bool = False) -> Rounding:
         return cls(policy.u(form), policy.accumulation(form), policy.operand(form), policy.eta(form), form.largest, policy, coherent)
 
+    @property
+    def share(self) -> float:
+        """What a function's own rounding counts: in a recurrence the same function meets nearly the same argument step by step."""
+        return TYPICAL if self.coherent else COVERED
+
     def join(self, a: Tensor, b: Tensor) -> Tensor:
         """Statistical radii inherited from two operands."""
         return a + b if self.coherent else torch.hypot(a, b)
@@ -179,7 +184,7 @@ def monotone(x: Any, f: Callable[[Tensor], Tensor], k: float = 4, m: float = 4) 
         r = torch.maximum((f(x.value - e) - y).abs(), (f(x.value + e) - y).abs())
         return r.nan_to_num(nan=INF, posinf=INF).masked_fill(x.worst == INF, INF)
 
-    return made(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own * COVERED), x.rounding)
+    return made(y, swing(x.worst) + own, torch.hypot(swing(x.spread), own * x.rounding.share), x.rounding)
 
 
 def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4, m: float = 4, jump: Callable[[Tensor, Tensor], Tensor] | None = None) -> Any:
@@ -191,7 +196,7 @@ def steady(x: Any, f: Callable[[Tensor], Tensor], constant: float, k: float = 4,
     worst, spread = x.worst * constant, x.spread * constant
     if jump is not None:
         worst, spread = worst + jump(x.value, x.worst), spread + jump(x.value, x.spread)
-    return made(y, worst + own, torch.hypot(spread, own * COVERED), x.rounding)
+    return made(y, worst + own, torch.hypot(spread, own * x.rounding.share), x.rounding)
 
 
 def onto(start: Any, total: Any, n: int) -> Any:

@@ -150,7 +150,7 @@ def gelu_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
 
 def _hard_swish_rounding(a: Node, x: Tensor, y: Tensor) -> Tensor:
     """3 u |x|; by ONNX's definition 1/6 is a float32 attribute."""
-    sixth = 2.0**52 * 6.5e-9 if a.out_formats[0] is DOUBLE else 0.0
+    sixth = 2.0**52 * 7.5e-9 if a.out_formats[0] is DOUBLE else 0.0
     return x.abs() * (3 + x.abs().clamp(max=3.1) * sixth)
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.formats import BFLOAT16, FLOAT, FLOAT16, Format
 from specs.moments import ATTRIBUTE, affine, inverse_root, shaped, standardised, widest
-from specs.numerics import TYPICAL, Ball, Policy, Radii, add, finite, quadrature, settle
+from specs.numerics import Ball, Policy, Radii, add, finite, quadrature, settle
 from specs.program import Node
+
+SHARED = 0.6  # of each part in quadrature: more than is typical of a rounding, for the factor's is the same in all elements of a channel
 
 
 def _training(a: Node) -> bool:
@@ -75,7 +77,9 @@ def _batch_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
     inverse, size = total.rsqrt(), scale.value.abs()
     f, c, u = inverse * size, (x - mean.value).abs(), policy.u(used)
     # The folded form x f + (b - mean f) is legal, and the looser one: f, off by 4 u, is the same in both places, and every step rounds.
-    own = ((c * 5 + x.abs() + mean.value.abs() * 2) * f + bias.value.abs() * 2) * u + policy.eta(used)
+    parts = (c * f * 5, x.abs() * f, mean.value.abs() * f * 2, bias.value.abs() * 2)
+    own = add(*parts) * u + policy.eta(used)
+    rough = quadrature(*parts) * (u * SHARED) + policy.eta(used)
     found = []
     for which in (0, 1):
         ex, es, eb, em, ev = (None if b[1 + which] is None else finite(b[1 + which]).clamp(max=1e150) for b in (data, scale, bias, mean, var))
@@ -87,7 +91,7 @@ def _batch_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
             r = add(own, c * change, eb, *moved)
         else:
             change = quadrature(f * relative, None if es is None else es * inverse)
-            r = quadrature(own * TYPICAL, c * change, eb, *(e * f for e in (ex, em) if e is not None))
+            r = quadrature(rough, c * change, eb, *(e * f for e in (ex, em) if e is not None))
         found.append(settle(r).reshape(ys[0].shape))
     return [(found[0], found[1])]
 

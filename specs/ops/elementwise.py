@@ -90,11 +90,11 @@ def _exponent(a: Node, x: Tensor) -> list[Tensor]:
 
 unary("Sqrt", torch.sqrt, error=monotone(2), safe=lambda x: -x)
 unary("Reciprocal", torch.reciprocal, error=_reciprocal_error, safe=lambda x: 1e-2 - x.abs())
-op("Exp", meaning=lambda a, x: x.exp(), error=monotone(4, rooted=True), safe=_exponent)(_any)
+op("Exp", meaning=lambda a, x: x.exp(), error=monotone(4.5, rooted=True), safe=_exponent)(_any)
 op("Sinh", meaning=lambda a, x: x.sinh(), error=monotone(4, 1, rooted=True), safe=_exponent)(_any)
 # not monotone, but convex and even: the larger end is the farthest point
-op("Cosh", meaning=lambda a, x: x.cosh(), error=monotone(4, rooted=True), safe=_exponent)(_any)
-unary("Log", torch.log, error=monotone(5), safe=lambda x: 1e-6 - x)
+op("Cosh", meaning=lambda a, x: x.cosh(), error=monotone(5, rooted=True), safe=_exponent)(_any)
+unary("Log", torch.log, error=monotone(5.2), safe=lambda x: 1e-6 - x)
 unary("Tanh", torch.tanh, error=monotone(5, 2, rooted=True))
 unary("Asinh", torch.asinh, error=monotone(4, 1, rooted=True))
 unary("Acosh", torch.acosh, error=monotone(4, 1), safe=lambda x: 1 - x)
@@ -154,7 +154,7 @@ def _tan_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequ
 unary("Sin", torch.sin, error=_waves(torch.cos), safe=lambda x: x.abs() - SAFE_ANGLE)
 unary("Cos", torch.cos, error=_waves(torch.sin), safe=lambda x: x.abs() - SAFE_ANGLE)
 unary("Tan", torch.tan, error=_tan_error, safe=lambda x: 0.05 - x.cos().abs())
-unary("Asin", torch.asin, error=monotone(10), safe=lambda x: x.abs() - 1)
+unary("Asin", torch.asin, error=monotone(11), safe=lambda x: x.abs() - 1)
 unary("Acos", torch.acos, error=monotone(6, 3), safe=lambda x: x.abs() - 1)  # pi/2 - asin near 1 is absolute
 unary("Atan", torch.atan, error=monotone(6))
 

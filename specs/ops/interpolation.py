@@ -54,6 +54,7 @@ class Weights(NamedTuple):
 
 # coordinates -----------------------------------------------------------------------------------------------------------
 @lru_cache(maxsize=2048)
+@torch.inference_mode(False)  # what is kept must be of use to gradients as well
 def coordinates(way: Way, axis: Axis) -> tuple[Tensor, Tensor]:
     """Where each position lies in the original, and how far float arithmetic may take it from there."""
     y, kind = torch.arange(axis.out, dtype=torch.float64), way.coordinate
@@ -105,6 +106,7 @@ _ROUND: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @lru_cache(maxsize=2048)
+@torch.inference_mode(False)  # what is kept must be of use to gradients as well
 def nearest(way: Way, axis: Axis, shift: int = 0) -> Tensor:
     """The index of the neighbour each position takes, its coordinate moved by `shift` times its uncertainty."""
     x, delta = coordinates(way, axis)
@@ -126,6 +128,7 @@ def cubic_kernel(t: Tensor, a: float) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=2048)
+@torch.inference_mode(False)  # what is kept must be of use to gradients as well
 def weights(way: Way, axis: Axis, margin: int = 0) -> Weights:
     """Neighbours and weights of linear and cubic modes; `margin` adds neighbours that a moved coordinate could reach."""
     x, delta = coordinates(way, axis)

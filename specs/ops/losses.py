@@ -10,8 +10,8 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.contraction import accumulated, drift, growth
+from specs.exponentials import log_softmax_radii
 from specs.numerics import INF, Ball, Policy, Radii, finite, settle, undecidable
-from specs.ops.softmax import log_softmax_radii
 from specs.program import Node
 from specs.rule import Operand
 from specs.terms import known

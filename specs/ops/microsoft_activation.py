@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from specs import Draw, Rule, op
 from specs.contrib import MICROSOFT, declare
 from specs.formats import BFLOAT16, DOUBLE, FLOAT, FLOAT16, FLOATS
-from specs.numerics import Ball, Policy, Radii, both
+from specs.numerics import COVERED, Ball, Policy, Radii, add, quadrature
 from specs.ops.activation import gate_rounding, gelu_rounding, gelu_slope, swish
 from specs.pointwise import answer, choose_attrs, sloped
 from specs.program import Node
+from specs.rule import UsageError
 
 SINGLES = [FLOAT, FLOAT16, BFLOAT16]
 declare("Gelu", "X:T", "Y:T", T=FLOATS)
@@ -27,7 +28,13 @@ declare("GatedAdd", "X:T Y:T gate:T", "output:T", T=SINGLES)
 
 
 def _fast_gelu(a: Node, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.gelu(x if bias is None else x + bias, approximate="tanh")
+    return F.gelu(x if bias is None else _biased(x, bias), approximate="tanh")
+
+
+def _biased(x: Tensor, bias: Tensor) -> Tensor:
+    if bias.shape != x.shape[-1:]:
+        raise UsageError(f"a bias of {list(bias.shape)} for an input of {list(x.shape)}: it has one element for each of the last dim")
+    return x + bias
 
 
 def _biased_gelu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
@@ -40,9 +47,9 @@ def _biased_gelu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
     if bias is not None:
         total = total + bias.value
         own = own + (x.value.abs() + bias.value.abs()) * (1.13 * u)
-        (worst, spread) = both((worst, spread), bias.worst) if bias.worst is not None else (worst, spread)
+        worst, spread = add(worst, bias.worst), quadrature(spread, bias.spread)
     own = own + total.abs() * (8 * u + (2.0**-25 if form is DOUBLE else 0.0))  # constants may be float32, as in Gelu
-    return answer(None if worst is None else worst * 1.13, None if spread is None else spread * 1.13, y, own)
+    return answer(None if worst is None else worst * 1.13, None if spread is None else spread * 1.13, y, own, COVERED)
 
 
 @op("Gelu", meaning=lambda a, x: F.gelu(x), error=sloped(gelu_slope, gelu_rounding), domain=MICROSOFT, among=[FLOAT])
@@ -66,7 +73,7 @@ def fast_gelu(g: Draw) -> Rule:
     return Rule([x, g.operand(like=[x[-1]], role="weight")], [x])
 
 
-@op("BiasGelu", meaning=lambda a, x, bias: F.gelu(x + bias), error=_biased_gelu_error, domain=MICROSOFT, among=[FLOAT])
+@op("BiasGelu", meaning=lambda a, x, bias: F.gelu(_biased(x, bias)), error=_biased_gelu_error, domain=MICROSOFT, among=[FLOAT])
 def bias_gelu(g: Draw) -> Rule:
     x = g.operand(rank=(1, 6))
     return Rule([x, g.operand(like=[x[-1]], role="weight")], [x])
@@ -92,7 +99,7 @@ def _scaled_silu_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
         turned = (x.value.abs() + (0.0 if e is None else e)) * d.reshape(())
         return (turned if parts is None else parts + turned) * 1.1
 
-    return answer(swing(x.worst, None if scale is None else scale.worst), swing(x.spread, None if scale is None else scale.spread), y, own)
+    return answer(swing(x.worst, None if scale is None else scale.worst), swing(x.spread, None if scale is None else scale.spread), y, own, COVERED)
 
 
 def _gated_add_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:

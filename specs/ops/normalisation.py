@@ -13,7 +13,7 @@ from specs import Draw, Rule, op
 from specs.contraction import accumulated
 from specs.formats import BY_ONNX, FLOAT, Format
 from specs.moments import ATTRIBUTE, affine, narrowed, shaped, standardised
-from specs.numerics import COVERED, INF, Ball, Policy, Radii, finite, settle
+from specs.numerics import COVERED, INF, Ball, Policy, Radii, finite, quadrature, settle
 from specs.program import Node
 from specs.terms import known, prod
 
@@ -246,10 +246,13 @@ def _lp_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Seque
     magnitude = size if node.p == 1 else size.square()
     results = []
     for which, own in enumerate(accumulated(policy, form, magnitude, n)):
-        off = own if node.p == 1 else size - (magnitude - own).clamp(min=0).sqrt() + 2 * u * size
+        share = COVERED if which else 1.0
+        off = own if node.p == 1 else size - (magnitude - own).clamp(min=0).sqrt() + 2 * u * share * size
         e = ball[1 + which]
-        rounding = y.abs() * (3 * u) + policy.eta(form)
-        if e is None:
+        rounding = y.abs() * (3 * u * share) + policy.eta(form)
+        if e is None and which:
+            r = quadrature(y * off / (size - off), rounding)
+        elif e is None:
             r = y.abs() * off / (size - off) + rounding
         elif which == 0:
             off = off + _norm(node, finite(e).clamp(max=1e150))

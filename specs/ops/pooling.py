@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specs.contraction import linear
 from specs.draw import Draw
-from specs.numerics import EXACT, TYPICAL, Ball, Policy, Radii, add, between, finite, gamma, outputs, quadrature, settle
+from specs.numerics import COVERED, EXACT, TYPICAL, Ball, Policy, Radii, add, between, finite, gamma, outputs, quadrature, settle
 from specs.operator import op
 from specs.ops.windows import ROOM, Axis, cut, overflow_safe, place, slide, symmetric, taps
 from specs.program import Node
@@ -250,7 +250,7 @@ def _norm_error(node: Node, policy: Policy, balls: Sequence[Ball | None], ys: Se
         r = _root(total(_power(e.clamp(max=1e60), q)), q)
         return r.masked_fill(r > 1e59, math.inf)
 
-    own, own_spread = ends(off) + root + eta, ends(off_spread) + root + eta
+    own, own_spread = ends(off) + root + eta, quadrature(ends(off_spread), root * COVERED) + eta
     if ball.worst is None:
         return [(settle(own), settle(own_spread))]
     return [(settle(own + moved(ball.worst, p)), settle(quadrature(own_spread, moved(ball.spread, max(p, 2.0)))))]

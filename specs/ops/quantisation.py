@@ -294,7 +294,7 @@ def _some_range(a: Node, x: Tensor) -> list[Tensor]:
     return [1e-3 - (x.amax().clamp(min=0) - x.amin().clamp(max=0))] if x.numel() else []
 
 
-@op("DynamicQuantizeLinear", meaning=dynamic, error=dynamic_error, safe=_some_range)
+@op("DynamicQuantizeLinear", meaning=dynamic, error=dynamic_error, safe=_some_range, together=True)
 def dynamic_quantize(g: Draw) -> Rule:
     """Scale and zero point are chosen from the data, which makes every output depend on every input."""
     x = g.operand()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from specs import Draw, Rule, op
 from specs.formats import DOUBLE, FLOAT, FLOAT16, FLOATS
-from specs.numerics import EXACT, INF, TYPICAL, Ball, Policy, Radii, finite, gamma, settle, undecidable, zeros_like
+from specs.numerics import COVERED, EXACT, INF, TYPICAL, Ball, Policy, Radii, finite, gamma, settle, undecidable, zeros_like
 from specs.operator import meaning_only
 from specs.ops.interpolation import Axis, U, Way, along, beyond, interpolate, nearest, neighbours, plan, readings, saturated, weights
 from specs.ops.shape import any_type
@@ -73,7 +73,7 @@ def _weighted_step(way: Way, axis: Axis, dim: int, v: Tensor, radii: list[Tensor
         moved = (apart * taps.moved.reshape([*taps.moved.shape, *[1] * (v.ndim - dim - 1)])).sum(dim + 1)
         own = moved + along(size, dim, taps.at, taps.rounded)
         worst = along(radii[0], dim, taps.at, taps.value.abs() + taps.moved + taps.rounded) + own
-        spread = (along(radii[1].square(), dim, taps.at, taps.value.square()) + own.square()).sqrt()
+        spread = (along(radii[1].square(), dim, taps.at, taps.value.square()) + (own * COVERED).square()).sqrt()
         results.append((y, [worst, spread], along(size, dim, taps.at, taps.value.abs())))
     y, radii, size = results[0]
     for other, more, larger in results[1:]:

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from specs import Draw, Rule, op
-from specs.contraction import growth
+from specs.exponentials import log_softmax_radii, softmax_radii
 from specs.formats import Format
-from specs.numerics import COVERED, EXACT, INF, TYPICAL, Ball, Policy, Radii, settle, zeros_like
+from specs.numerics import EXACT, INF, Ball, Policy, Radii, zeros_like
 from specs.ops.scanning import WIDE, candidates
 from specs.program import Node
-
-FAR = 300.0  # exp() of a radius beyond this says nothing any more
 
 
 # meanings ------------------------------------------------------------------------------------------------------------
@@ -43,46 +41,6 @@ def _hardmax(x: Tensor, axis: int) -> Tensor:
 
 
 # errors --------------------------------------------------------------------------------------------------------------
-def distances(x: Tensor, p: Tensor, axis: int) -> Tensor:
-    """How far every operand lies below the largest: its rounding, not that of the operand, is what counts. 0 where p is 0."""
-    return (x.amax(axis, keepdim=True) - x).masked_fill(p == 0, 0.0).masked_fill(torch.isneginf(x), 0.0)
-
-
-def softmax_radii(policy: Policy, form: Format, x: Tensor, ball: Ball, axis: int) -> Radii:
-    """Closed form over both ends: x_i + e_i against x_j - e_j and the other way round; so never more than 1."""
-    n, u = x.shape[axis], policy.u(form)
-    p = torch.softmax(x, axis)
-    d = distances(x, p, axis)
-    own = p * (d * (2 * u) + (p * d).sum(axis, keepdim=True) * (2 * u) + growth(policy, form, n) + 12 * u) + policy.eta(form)
-    rough = p * ((d * (2 * COVERED) + (TYPICAL * math.sqrt(n) + 12 * COVERED)) * u) + policy.eta(form)
-    if ball.worst is None:
-        return settle(own.clamp(max=1.0)), settle(rough.clamp(max=1.0))
-    e, s = ball.worst.clamp(max=FAR), ball.spread.clamp(max=FAR)
-    up, down = p * e.exp(), p * (-e).exp()
-    above = up / (up + (down.sum(axis, keepdim=True) - down).clamp(min=0)) - p
-    below = p - down / (down + (up.sum(axis, keepdim=True) - up).clamp(min=0))
-    # Deviations in quadrature: x_i moves p_i by p_i (1 - p_i), every other x_j by -p_i p_j.
-    moved = ((s * (1 - p)).square() + (p * s).square().sum(axis, keepdim=True) - (p * s).square()).clamp(min=0).sqrt().clamp(max=FAR).expm1() * p
-    worst = (above.maximum(below) + own).clamp(max=1.0)
-    return settle(worst), settle((moved.square() + rough.square()).sqrt().clamp(max=1.0))
-
-
-def log_softmax_radii(policy: Policy, form: Format, x: Tensor, ball: Ball, y: Tensor, axis: int) -> Radii:
-    """Absolute: a result near 0 or a logit far from the largest makes the relative error unbounded."""
-    n, u = x.shape[axis], policy.u(form)
-    p = y.exp()
-    d = x.amax(axis, keepdim=True) - x
-    shared = (p * d.masked_fill(p == 0, 0.0)).sum(axis, keepdim=True) * (2 * u) + 8 * u
-    own = d * (2 * u) + y.abs() * (4 * u) + shared + policy.eta(form)
-    worst, spread = own + growth(policy, form, n), own * COVERED + TYPICAL * math.sqrt(n) * u
-    if ball.worst is None:
-        return settle(worst), settle(spread)
-    e, s = ball.worst, ball.spread
-    carried = (p * e.clamp(max=FAR).expm1()).sum(axis, keepdim=True).log1p().masked_fill((e > FAR).any(axis, keepdim=True), INF)
-    variance = s.square() + (p * s).square().sum(axis, keepdim=True)
-    return settle(worst + e + carried), settle((spread.square() + variance).sqrt())
-
-
 def _reshaped(ball: Ball, x: Tensor) -> Ball:
     return Ball(x, *(None if r is None else r.reshape(x.shape) for r in ball[1:]))
 

@@ -91,7 +91,7 @@ def test_values_stay_far_from_the_largest() -> None:
                 and v.numel()
                 and name in {n for x in g.program.graph.nodes for n in x.outputs}
             ):
-                assert float(v.abs().amax()) <= HEADROOM * form.largest
+                assert float(v.abs().amax()) <= (HEADROOM if form.bits > 8 else 1.0) * form.largest  # nothing is computed in 8 bits
 
 
 @pytest.mark.slow
