@@ -12,6 +12,8 @@ from specs.blocks.layers import add, bn, conv, mul, reshape, transpose
 from specs.blocks.parts import divisors
 from specs.net import block, relation
 
+SELDOM = 3 * OFTEN  # a random sequence of passes holds the one that looks for it once in seven times
+
 
 def _weights(net: Any, *sizes: tuple[int, ...]) -> list[Any]:
     """Weights of these sizes: constants, or inputs of the network, which some optimisers tell from constants."""
@@ -23,7 +25,7 @@ def _parallel(net: Any, d: int) -> list[Any]:
     return _weights(net, *((d, n) for n in net.pick(((8, 8, 8), (8, 4, 4), (6, 6)))))
 
 
-@block("idiom/parallel-dense", "Query, key and value as three dense layers, as PyTorch's exporter writes them", takes="tokens", weight=OFTEN)
+@block("idiom/parallel-dense", "Query, key and value as three dense layers, as PyTorch's exporter writes them", takes="tokens", weight=SELDOM)
 def parallel_dense(net: Any, x: Any) -> Any:
     """Products of one value with several weights, some with a bias or an activation; stresses their merging into one."""
     end = net.pick(("none", "bias", "relu", "both"))
@@ -48,7 +50,7 @@ def _turned(net: Any, x: Any) -> Any:
     return transpose(net, x, [*range(rank - 2), rank - 1, rank - 2])
 
 
-@block("idiom/transposed-product", "Scores and tied embeddings: a product with what was computed, transposed", takes="tokens", weight=OFTEN)
+@block("idiom/transposed-product", "Scores and tied embeddings: a product with what was computed, transposed", takes="tokens", weight=SELDOM)
 def transposed_product(net: Any, x: Any) -> Any:
     """A transpose in front of either operand of a product, now and then with a scale; stresses flags of the product."""
     d = x.shape[-1]
@@ -80,7 +82,7 @@ def _last(x: Any) -> list[int]:
     return [0, *range(2, len(x.shape)), 1]
 
 
-@block("idiom/transposes-concat", "Detection heads: every branch brought to channels last, then joined", dims=(1, 2), weight=OFTEN)
+@block("idiom/transposes-concat", "Detection heads: every branch brought to channels last, then joined", dims=(1, 2), weight=SELDOM)
 def transposes_concat(net: Any, x: Any) -> Any:
     """The same transpose on every operand of a concat; stresses moving it behind."""
     return net("Concat", *(transpose(net, v, _last(x)) for v in _branches(net, x)), axis=net.pick((1, -1)))
@@ -97,7 +99,7 @@ def _chosen(net: Any, n: int) -> Any:
     return net.ints([(5 * i + 1) % n for i in range(net.pick((2, 3)))])
 
 
-@block("idiom/chosen-columns", "Sampled softmax and adapters: some columns of a weight are taken, then multiplied by", takes="tokens", weight=OFTEN)
+@block("idiom/chosen-columns", "Sampled softmax and adapters: some columns of a weight are taken, then multiplied by", takes="tokens", weight=SELDOM)
 def chosen_columns(net: Any, x: Any) -> Any:
     """A Gather of a weight's columns in front of a product; stresses moving it behind."""
     return net("MatMul", x, net("Gather", *_weights(net, (x.shape[-1], 6)), _chosen(net, 6), axis=1))
@@ -110,7 +112,7 @@ def chosen_columns_behind(net: Any, x: Any) -> Any:
     return net("MatMul", x, net("Gather", w, chosen, axis=1)), net("Gather", net("MatMul", x, w), chosen, axis=-1)
 
 
-@block("idiom/reshapes", EXPORT, takes="tokens", weight=OFTEN)
+@block("idiom/reshapes", EXPORT, takes="tokens", weight=SELDOM)
 def reshapes(net: Any, x: Any) -> Any:
     """Reshape behind Reshape, Flatten, Squeeze or Unsqueeze; some change nothing, some only together."""
     n, rows, d = x.shape
@@ -129,7 +131,7 @@ def reshapes(net: Any, x: Any) -> Any:
     return net("Sigmoid", reshape(net, y, [n, rows, d]))
 
 
-@block("idiom/twice", "A layer called twice on the same value, as tracing writes it", takes="tokens", weight=OFTEN)
+@block("idiom/twice", "A layer called twice on the same value, as tracing writes it", takes="tokens", weight=SELDOM)
 def twice(net: Any, x: Any) -> Any:
     """The same product, activation and sum computed twice; stresses common subexpressions and what depends on them."""
     w, b = net.weight(x.shape[-1], 6), net.weight(6)
@@ -137,7 +139,7 @@ def twice(net: Any, x: Any) -> Any:
     return mul(net, once, net("Exp", again)) if net.flag() else net("Sub", add(net, once, net("Sigmoid", once)), again)
 
 
-@block("idiom/conv-chain", EXPORT, dims=(2,), weight=OFTEN)
+@block("idiom/conv-chain", EXPORT, dims=(2,), weight=SELDOM)
 def conv_chain(net: Any, x: Any) -> Any:
     """Convolution after convolution with elementwise steps between and a pool at the end; stresses layouts that are kept over several operators."""
     y = x
