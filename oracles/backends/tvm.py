@@ -30,7 +30,6 @@ UNSUPPORTED = (
     (r"Only (?:constant|\[.*\] reductions|\w+ (?:is|are) supported)|[Oo]nly supports?|only applies to float|are supported only", "said in words"),
     (r"must be (?:a )?(?:compile-time )?constants?\b|non-constant|compile-time constant", "a parameter computed at run time"),
     (r"requires a statically known|static shape is unknown|Shape dimension could not be inferred", "a shape known only at run time"),
-    (r"CodeGenVM cannot emit this Relax operator directly", "an operator that was not legalised: on named dims, or sizes that the data decide"),
     (r"symbolic dimension \w+ with non-1 constant|Size mismatch: .*relax\.(?:de)?quantize", "two sizes of which one is a name"),
     (r"Cannot use and / or / not operator to Expr", "named dims, by an accident of Python"),
     (r"int\(\) argument must be a string, a bytes-like object or a real number, not '(?:Var|DataflowVar|Call)'", "a parameter or size known only at run time"),
@@ -89,7 +88,12 @@ def load(model: bytes, names: Sequence[str], disabled: Sequence[str] = (), instr
     pipeline = _pipeline(names, target)
     watching = [] if plugin.changed is None else [_watch(plugin.changed)]
     with t.transform.PassContext(opt_level=3, disabled_pass=list(disabled), instruments=[*instruments, *watching]):
-        executable = t.compile(module, target=target, relax_pipeline=pipeline)
+        try:
+            executable = t.compile(module, target=target, relax_pipeline=pipeline)
+        except t.error.InternalError as e:
+            if "CodeGenVM cannot emit" in str(e) and _open(model):
+                raise Unsupported("tvm: an operator is not legalised for sizes that are known only at run time") from e
+            raise
     device: Any = t.cpu()
     main = relax.VirtualMachine(executable, device)["main"]
 
@@ -126,6 +130,15 @@ def built_for(model: bytes, target: Any) -> tuple[Any, list[str], list[str]]:
     module, inputs, outputs = _module(model)
     with t.transform.PassContext(opt_level=3):
         return t.compile(module, target=target, relax_pipeline=relax.get_default_pipeline(target)), inputs, outputs
+
+
+def _open(model: bytes) -> bool:
+    """Whether a size is known only at run time."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
+    values = [v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)]
+    return any(not t.HasField("shape") or any(not d.HasField("dim_value") for d in t.shape.dim) for t in values)
 
 
 def _watch(told: list[Collection[str]]) -> Any:
