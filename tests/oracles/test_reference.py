@@ -1,0 +1,32 @@
+"""Balls of whole models: where single rules meet, and where one did not hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from onnx import parser
+
+from oracles.compare import compare
+from oracles.reference import balls, reference
+from specs.numerics import Ball
+from specs.program import Program
+
+
+def test_softmax_of_operands_that_nobody_knows() -> None:
+    """0 and 1e4, both within 1e5: either may be the largest, although the exponential of their distance is 0."""
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[2, 2] x) => (float[2, 2] y) { y = Softmax (x) }'
+    program = Program(parser.parse_model(text).SerializeToString(), torch.float64)
+    x = torch.tensor([[0.0, 1e4], [3.0, 1.0]], dtype=torch.float64)
+    w = torch.tensor([[1e5, 1e5], [0.1, 0.1]], dtype=torch.float64)
+    worst = balls(program, {"x": Ball(x, w, w)})["y"].ball.worst
+    assert worst is not None and bool((worst[0] >= 1).all()) and bool((worst[1] < 0.05).all())
+
+
+def test_a_number_of_results_that_nobody_knows() -> None:
+    """The middle of the window is 1 or just below: as an integer 1 or 0, so NonZero has one result or none."""
+    text = """<ir_version: 9, opset_import: ["" : 20]> g () => (int64[1,n] y)
+        <int64 size = {12}> { w = BlackmanWindow<output_datatype = 7>(size)  y = NonZero(w) }"""
+    want = reference(Program(parser.parse_model(text).SerializeToString(), torch.float64), {})["y"]
+    assert compare("b", "s", "y", want, np.zeros((1, 0), np.int64)).verdict == "ok"
+    assert compare("b", "s", "y", want, np.full((1, 1), 6)).verdict == "ok"
+    assert compare("b", "s", "y", want, np.zeros((2, 1), np.int64)).verdict == "mistyped"
