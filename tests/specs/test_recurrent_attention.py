@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper
+from onnx import helper, parser
 
 import specs
 from oracles.reference import reference
@@ -118,3 +118,23 @@ def test_overflow_inside_a_formula_is_undecided() -> None:
     inputs: dict[str, np.ndarray | None] = {"q": np.full((1, 1, 1, 2), 300, half), "k": np.full((1, 1, 2, 2), 300, half), "v": random(1, 1, 2, 2).astype(half)}
     ball = reference(Program(model("Attention", inputs, ["y"], 23), torch.float64), given(inputs))["y"].ball
     assert bool(torch.isinf(ball.worst).all())
+
+
+def test_a_sum_may_begin_with_the_bias() -> None:
+    """GEMM adds its products to the bias one by one, each rounded at the size of the bias; the bound was once that of one addition."""
+    text = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[1,1,8] x, float[8,12] w, float[12] b) => (float[1,1,4] y, float[2,1,2,1,2] present)
+        { y, present = com.microsoft.Attention<num_heads = 2>(x, w, b) }"""
+    program = Program(parser.parse_model(text).SerializeToString(), torch.float64)
+    far = 0.0
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        x, w, b = (draw.normal(0, s, n).astype(np.float32) for s, n in ((0.1, (1, 1, 8)), (0.1, (8, 12)), (1.0, 12)))
+        total = b.copy()
+        for i in range(8):
+            total = total + x[0, 0, i] * w[i]
+        ball = reference(program, {"x": x, "w": w, "b": b})["present"].ball
+        got = torch.from_numpy(total[4:].reshape(2, 1, 2, 1, 2)).double()
+        assert ball.worst is not None and bool(((got - ball.value).abs() <= ball.worst).all())
+        far = max(far, float(((got - ball.value).abs() / ball.worst).max()))
+    assert far > 0.2, "the bound is far from what it is for"
