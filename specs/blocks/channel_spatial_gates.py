@@ -26,6 +26,7 @@ from specs.blocks.layers import (
     spatial,
     transpose,
 )
+from specs.blocks.parts import channel_gate, channel_pools
 from specs.net import block, relation
 
 DECO = "Generalizing to Unseen Domains in Diabetic Retinopathy with Disentangled Representations"
@@ -38,9 +39,7 @@ def divisor(net: Any, c: int, among: tuple[int, ...]) -> int:
 
 def squeeze(net: Any, x: Any, r: int, pooled: str = "GlobalAveragePool") -> Any:
     """The channel gate of squeeze and excitation, (N, C, 1, ...)."""
-    c = channels(x)
-    hidden = act(net, conv(net, net(pooled, x), c // r, 1, bias=True))
-    return act(net, conv(net, hidden, c, 1, bias=True), "Sigmoid")
+    return channel_gate(net, x, channels(x) // r, pooled=pooled)
 
 
 @block("cbam", "CBAM: Convolutional Block Attention Module", seeds=["000:309"], dims=(1, 2, 3), hazards="ties of the maximum, sigmoid saturation")
@@ -55,8 +54,7 @@ def cbam(net: Any, x: Any) -> Any:
         return conv(net, act(net, conv(net, pooled, c // r, 1, w=down)), c, 1, w=up)
 
     x = mul(net, x, act(net, net("Add", bottleneck(gap(net, x)), bottleneck(net("GlobalMaxPool", x))), "Sigmoid"))
-    maps = concat(net, reduce(net, "ReduceMean", x, [1]), reduce(net, "ReduceMax", x, [1]))
-    return mul(net, x, act(net, conv(net, maps, 1, k), "Sigmoid"))
+    return mul(net, x, act(net, conv(net, channel_pools(net, x), 1, k), "Sigmoid"))
 
 
 @block("cbam/bam", "BAM: Bottleneck Attention Module", dims=(1, 2, 3), hazards="sigmoid saturation")

@@ -25,9 +25,9 @@ from specs.blocks.layers import (
     spatial,
     transpose,
 )
-from specs.blocks.parts import channel_pools
+from specs.blocks.parts import channel_pools, squeeze_excite
 from specs.blocks.pyramids import aspp, backbone, deform, separable
-from specs.blocks.u_shapes import classes, sigmoid_head, squeeze_excite, unit
+from specs.blocks.u_shapes import classes, sigmoid_head, unit
 from specs.net import block, need
 
 DEEPLAB3 = "Rethinking Atrous Convolution for Semantic Image Segmentation"
@@ -72,7 +72,7 @@ def fuse_scales(net: Any, features: Sequence[Any], c: int, how: str) -> Any:
     maps = [unit(net, f, c, 1) for f in features]
     maps = [m if spatial(m) == spatial(maps[0]) else resize(net, m, spatial(maps[0]), "linear") for m in maps]
     if how == "gates":
-        return net("Sum", *(squeeze_excite(net, m, c // 2) for m in maps))
+        return net("Sum", *(squeeze_excite(net, m, inner=c // 2, bias=True) for m in maps))
     weights = net("Unsqueeze", softmax(net, conv(net, concat(net, *maps), len(maps), 3, bias=True), 1), net.ints([2]))
     stack = net("Concat", *(net("Unsqueeze", m, net.ints([1])) for m in maps), axis=1)
     return reduce(net, "ReduceSum", mul(net, stack, weights), [1], 0)
@@ -253,7 +253,7 @@ def deeplabv3plus_net(net: Any, x: Any) -> Any:
 def tri_level(net: Any, x: Any, r: int, series: bool) -> Any:
     """Channel, spatial and pixel gates, one after the other or summed."""
     gates = [
-        lambda v: squeeze_excite(net, v, channels(v) // r),
+        lambda v: squeeze_excite(net, v, inner=channels(v) // r, bias=True),
         lambda v: mul(net, v, act(net, conv(net, channel_pools(net, v), 1, 7), "Sigmoid")),
         lambda v: mul(net, v, sigmoid_head(net, v, channels(v))),
     ]
@@ -272,6 +272,6 @@ def deeptrinet_tau(net: Any, x: Any) -> Any:
 def deeptrinet_net(net: Any, x: Any) -> Any:
     """DeepLabv3+ with a channel gate behind ASPP and the three gates on the encoder. Assumed: as in the block."""
     fine, deep = backbone(net, x, (8, 16), False)
-    y = squeeze_excite(net, aspp(net, tri_level(net, deep, 8, True), 8, net.pick(((1, 2), (6, 12)))), 2)
+    y = squeeze_excite(net, aspp(net, tri_level(net, deep, 8, True), 8, net.pick(((1, 2), (6, 12)))), inner=2, bias=True)
     y = unit(net, concat(net, resize(net, y, spatial(fine), "linear"), unit(net, fine, 4, 1)), 8)
     return resize(net, classes(net, y, 3), spatial(x), "linear")

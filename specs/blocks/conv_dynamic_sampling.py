@@ -16,6 +16,7 @@ from specs.blocks.layers import (
     conv_bn_act,
     depthwise,
     instance_norm,
+    layer_norm,
     linear,
     mul,
     pointwise,
@@ -27,7 +28,7 @@ from specs.blocks.layers import (
     spatial,
     transpose,
 )
-from specs.blocks.parts import channel_norm, complex_mul, conv_with, dft, narrow, sampled, scale, sub, token_norm
+from specs.blocks.parts import channel_norm, complex_mul, conv_with, dft, narrow, sampled, scale, sub
 from specs.formats import FLOAT, INT64
 from specs.net import block, relation
 
@@ -243,9 +244,9 @@ def dcnv3(net: Any, x: Any) -> Any:
 def flashinternimage(net: Any, x: Any) -> Any:
     """Pre-norm residual block: deformable aggregation, then a dense mixer."""
     t = transpose(net, narrow(net, x, 8), [0, 2, 3, 1])
-    t = add(net, t, _dcn(net, token_norm(net, t), 2, False))
+    t = add(net, t, _dcn(net, layer_norm(net, t), 2, False))
     c = t.shape[3]
-    t = add(net, t, linear(net, act(net, linear(net, token_norm(net, t), 2 * c), "Gelu"), c))
+    t = add(net, t, linear(net, act(net, linear(net, layer_norm(net, t), 2 * c), "Gelu"), c))
     return transpose(net, t, [0, 3, 1, 2])
 
 

@@ -111,20 +111,15 @@ def channel_norm(net: Any, x: Any, epsilon: float = 1e-6) -> Any:
     return net("Add", mul(net, y, net.weight(*shape)), net.weight(*shape))
 
 
-def token_norm(net: Any, x: Any, epsilon: float = 1e-5) -> Any:
-    """Layer normalisation over the last dim, written out before opset 17."""
-    d = x.shape[-1]
-    if net.opset >= 17:
-        return net("LayerNormalization", x, net.weight(d), net.weight(d), axis=-1, epsilon=epsilon)
-    centre = sub(net, x, mean(net, x, [-1]))
-    y = net("Div", centre, net("Sqrt", offset(net, mean(net, mul(net, centre, centre), [-1]), epsilon)))
-    return net("Add", mul(net, y, net.weight(d)), net.weight(d))
+def channel_gate(net: Any, x: Any, inner: int, kind: str = "Relu", bias: bool = True, pooled: str = "GlobalAveragePool") -> Any:
+    """A number between 0 and 1 for each channel, from its global value through a bottleneck, (N, C, 1, ...)."""
+    hidden = act(net, conv(net, net(pooled, x), max(1, inner), 1, bias=bias), kind)
+    return act(net, conv(net, hidden, channels(x), 1, bias=bias), "Sigmoid")
 
 
-def squeeze_excite(net: Any, x: Any, r: int = 4, kind: str = "Relu") -> Any:
-    """Channel gate from the global mean through a bottleneck."""
-    c = channels(x)
-    return mul(net, x, act(net, conv(net, act(net, conv(net, gap(net, x), max(1, c // r), 1), kind), c, 1), "Sigmoid"))
+def squeeze_excite(net: Any, x: Any, r: int = 4, kind: str = "Relu", *, inner: int = 0, bias: bool = False) -> Any:
+    """x under its channel gate; the bottleneck is an r-th of the channels, or `inner`."""
+    return mul(net, x, channel_gate(net, x, inner or channels(x) // r, kind, bias))
 
 
 def prelu(net: Any, x: Any) -> Any:

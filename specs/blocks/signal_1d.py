@@ -16,6 +16,7 @@ from specs.blocks.layers import (
     conv,
     conv_bn_act,
     depthwise,
+    layer_norm,
     linear,
     mean,
     mul,
@@ -27,17 +28,7 @@ from specs.blocks.layers import (
     split,
     transpose,
 )
-from specs.blocks.parts import (
-    bn_with,
-    conv_with,
-    flatten_linear,
-    head,
-    prelu,
-    statistics,
-    sub,
-    token_norm,
-    total,
-)
+from specs.blocks.parts import bn_with, conv_with, flatten_linear, head, prelu, statistics, sub, total
 from specs.formats import INT64
 from specs.net import block, relation
 
@@ -273,7 +264,7 @@ def multires_conv(net: Any, x: Any) -> Any:
     h0, h1, levels, weights = _filters(net, x)
     y = _multires(net, x, h0, h1, levels, weights)
     z = add(net, x, glu(net, pointwise(net, act(net, y, "Gelu"), 2 * c, bias=True)))
-    return transpose(net, token_norm(net, transpose(net, z, [0, 2, 1])), [0, 2, 1]) if net.flag() else bn(net, z)
+    return transpose(net, layer_norm(net, transpose(net, z, [0, 2, 1])), [0, 2, 1]) if net.flag() else bn(net, z)
 
 
 @relation("multires-conv/single-kernel", of="multires-conv", dims=(1,))

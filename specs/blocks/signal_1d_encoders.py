@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from specs.blocks.layers import act, add, bn, channels, concat, conv, linear, mean, mul, pointwise, pool, reduce, reshape, slice_, transpose
-from specs.blocks.parts import conv_with, flatten_linear, sub, token_norm
+from specs.blocks.layers import act, add, bn, channels, concat, conv, layer_norm, linear, mean, mul, pointwise, pool, reduce, reshape, slice_, transpose
+from specs.blocks.parts import conv_with, flatten_linear, sub
 from specs.blocks.signal_1d import glu
 from specs.formats import INT64
 from specs.net import block, relation
@@ -140,7 +140,7 @@ def _adaptive_max(net: Any, v: Any, bins: int) -> Any:
 
 
 def _mlp(net: Any, x: Any, h: int) -> Any:
-    return act(net, token_norm(net, linear(net, x, h)), "Gelu")
+    return act(net, layer_norm(net, linear(net, x, h)), "Gelu")
 
 
 @block("mindbridge", "MindBridge: A Cross-Subject Brain Decoding Framework", seeds=["003:303"], dims=(1,), hazards="ties of the maximum, wide sums")

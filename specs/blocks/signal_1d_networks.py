@@ -14,6 +14,7 @@ from specs.blocks.layers import (
     conv,
     conv_bn_act,
     group_norm,
+    layer_norm,
     linear,
     mul,
     pointwise,
@@ -25,7 +26,7 @@ from specs.blocks.layers import (
     transpose,
     upconv,
 )
-from specs.blocks.parts import attention, centred, complex_mul, conv_with, dft, flatten_linear, offset, scale, sub, token_norm, total
+from specs.blocks.parts import attention, centred, complex_mul, conv_with, dft, flatten_linear, offset, scale, sub, total
 from specs.blocks.signal_1d import glu
 from specs.formats import BOOL, FLOAT
 from specs.net import block, relation
@@ -285,7 +286,7 @@ def du_in_vq_seeg(net: Any, x: Any) -> Any:
     y = act(net, group_norm(net, conv(net, pointwise(net, x, d), d), 2), "Gelu")
     tokens = reshape(net, transpose(net, reshape(net, y, [n, d, length // p, p]), [0, 2, 1, 3]), [n, length // p, d * p])
     t = net("Add", linear(net, tokens, 16), net.weight(length // p, 16))
-    t = token_norm(net, net("Add", t, attention(net, *(linear(net, t, 16) for _ in range(3)))))
+    t = layer_norm(net, net("Add", t, attention(net, *(linear(net, t, 16) for _ in range(3)))))
     z = _unit(net, linear(net, t, d))
     q = _codes(net, z, _unit(net, net.weight(net.pick((16, 32)), d)), False)
     straight = net("Add", z, sub(net, q, z))
@@ -298,7 +299,7 @@ def masked_tokens(net: Any, x: Any) -> Any:
     """Masked tokens replaced by a learned one, logits over the codes."""
     mask = net.const([[i % 3 == 1] for i in range(x.shape[1])], BOOL)
     t = net("Where", mask, net.weight(x.shape[2]), x)
-    t = token_norm(net, net("Add", t, attention(net, *(linear(net, t, 8) for _ in range(2)), linear(net, t, x.shape[2]))))
+    t = layer_norm(net, net("Add", t, attention(net, *(linear(net, t, 8) for _ in range(2)), linear(net, t, x.shape[2]))))
     return net("LogSoftmax", linear(net, t, 32), axis=-1)
 
 

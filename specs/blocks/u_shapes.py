@@ -12,7 +12,6 @@ from specs.blocks.layers import (
     channels,
     concat,
     conv,
-    gap,
     instance_norm,
     mul,
     pad,
@@ -129,11 +128,6 @@ def u_shape(
         x = stage(net, join(net, skip, rise(net, x, spatial(skip), channels(skip)), x), channels(skip))
         features.insert(0, x)
     return features
-
-
-def squeeze_excite(net: Any, x: Any, inner: int, kind: str = "Relu") -> Any:
-    gate = act(net, pointwise(net, gap(net, x), max(1, inner), bias=True), kind)
-    return mul(net, x, act(net, pointwise(net, gate, channels(x), bias=True), "Sigmoid"))
 
 
 def classes(net: Any, x: Any, n: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specs.blocks.layers import act, add, bn, channels, concat, conv, depthwise, mean, mul, pad, pointwise, pool, resize, softmax, spatial
+from specs.blocks.parts import squeeze_excite
 from specs.blocks.pyramids import aspp, side_outputs
 from specs.blocks.u_shapes import (
     attention_gate,
@@ -18,7 +19,6 @@ from specs.blocks.u_shapes import (
     pixel_shuffle,
     pixel_unshuffle,
     smooth,
-    squeeze_excite,
     transposed,
     u_shape,
     unit,
@@ -112,7 +112,7 @@ def mbconv(net: Any, x: Any, out: int, k: int = 3, s: int = 1, expand: int = 6) 
         total = [max(0, (-(-n // s) - 1) * s + k - n) for n in spatial(x)]
         y = pad(net, y, [t // 2 for t in total], [t - t // 2 for t in total])
         y = conv(net, y, channels(y), k, s=s, g=channels(y), pad=[0] * rank)
-    y = squeeze_excite(net, act(net, bn(net, y), "Silu"), channels(x) // 4, "Silu")
+    y = squeeze_excite(net, act(net, bn(net, y), "Silu"), inner=channels(x) // 4, kind="Silu", bias=True)
     y = unit(net, y, out, 1, kind="")
     return add(net, x, y) if s == 1 and out == channels(x) else y
 
@@ -125,7 +125,7 @@ def _pre_act(net: Any, x: Any, out: int, s: int = 1) -> Any:
 
 
 def _se_stage(net: Any, x: Any, out: int) -> Any:
-    return squeeze_excite(net, _pre_act(net, x, out), out // net.pick((8, 4)))
+    return squeeze_excite(net, _pre_act(net, x, out), inner=out // net.pick((8, 4)), bias=True)
 
 
 @block("effnet-ca-aspp-resunet", EFFNET, seeds=["002:229"], hazards="SiLU and gate saturation, dilation larger than the map")
@@ -179,7 +179,7 @@ def _sum_aspp(net: Any, x: Any, out: int, rates: tuple[int, ...]) -> Any:
 def resunet_plus_plus(net: Any, x: Any) -> Any:
     """Gate, strided pre-activation unit and channel gate of one level; stresses BN-ReLU-Conv and max pooling inside a gate."""
     c, r = channels(x), net.pick((8, 4))
-    coarse = _pre_act(net, squeeze_excite(net, x, c // r), 16, 2)
+    coarse = _pre_act(net, squeeze_excite(net, x, inner=c // r, bias=True), 16, 2)
     return _pre_act(net, concat(net, nearest(net, _product_gate(net, x, coarse), spatial(x), 0), x), c)
 
 
@@ -202,7 +202,7 @@ def resunet_plus_plus_net(net: Any, x: Any) -> Any:
     y = add(net, conv(net, unit(net, x, 8), 8), pointwise(net, x, 8))
     for width in (16, 32):
         skips.append(y)
-        y = _pre_act(net, squeeze_excite(net, y, channels(y) // 8), width, 2)
+        y = _pre_act(net, squeeze_excite(net, y, inner=channels(y) // 8, bias=True), width, 2)
     y = _sum_aspp(net, y, 16, rates)
     for skip in reversed(skips):
         y = _pre_act(net, concat(net, nearest(net, _product_gate(net, skip, y), spatial(skip), 0), skip), channels(skip))

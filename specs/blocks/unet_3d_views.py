@@ -24,19 +24,9 @@ from specs.blocks.layers import (
     split,
     transpose,
 )
+from specs.blocks.parts import squeeze_excite
 from specs.blocks.sharing import shared
-from specs.blocks.u_shapes import (
-    classes,
-    flip,
-    halve,
-    levels,
-    sigmoid_head,
-    smooth,
-    squeeze_excite,
-    transposed,
-    u_shape,
-    unit,
-)
+from specs.blocks.u_shapes import classes, flip, halve, levels, sigmoid_head, smooth, transposed, u_shape, unit
 from specs.blocks.unet_3d_wavelets import few
 from specs.net import block
 
@@ -69,7 +59,7 @@ def mbdres_unit(net: Any, x: Any) -> Any:
         ws = [net.weight(c // 2, c // 2 // g, *[3] * rank) for _ in range(3)]
         branches.append(act(net, weighted_dilated(net, part, ws, [net.weight(1) for _ in range(3)], g)))
     y = pointwise(net, concat(net, *branches), c)
-    return add(net, cbam(net, y) if net.flag() and c >= 16 else squeeze_excite(net, y, c // 4), x)
+    return add(net, cbam(net, y) if net.flag() and c >= 16 else squeeze_excite(net, y, inner=c // 4, bias=True), x)
 
 
 @block("mbdres-unit/weighted-dilated-conv3d", MBDRES, seeds=["000:49", "002:141"], dims=(2, 3))
