@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ from oracles.reference import reference
 from specs.formats import ALL, Format
 from specs.program import Program
 from specs.rule import Unsupported, UsageError
+from tests.command import ENVIRONMENT, ROOT, fuzz
 
 registry = importlib.import_module("oracles.kernel")  # `oracles.kernel` itself is the decorator
 BAD = Path(__file__).parent / "kernels" / "bad.py"
@@ -282,6 +285,22 @@ def test_kernels_of_the_project_at_hand(tmp_path: Path, monkeypatch: pytest.Monk
     found = kernels()
     assert found["mine-of-the-project"].form == "python" and not found["mine-of-the-project"].shipped
     assert "kernel 'theirs' cannot be loaded from no_such_module:f: ModuleNotFoundError" in found["theirs"].problem
+
+
+def test_kernels_of_an_installed_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry-point group `fuzzer.kernels`: found, and at work in a process of its own."""
+    info = tmp_path / "acme_kernels-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-kernels\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[fuzzer.kernels]\nacme = acme_kernels:acme_neg\n")
+    text = "from oracles.kernel import kernel\n@kernel('acme-neg', implements='Neg', form='python')\ndef acme_neg(node, x):\n    return -x\n"
+    (tmp_path / "acme_kernels.py").write_text(text)
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
+    listed = {r["name"]: r for r in json.loads(fuzz("backends", "kernels", "--json", cwd=tmp_path).stdout)}
+    assert listed["acme-neg"]["implements"] == "Neg" and not listed["acme-neg"]["shipped"] and not listed["acme-neg"]["problem"]
+    (tmp_path / "neg.onnx").write_bytes(network("Neg"))
+    done = fuzz("check", "neg.onnx", "--backends", "kernels:acme-neg", "--json", cwd=tmp_path)
+    assert done.returncode == 0 and [v["verdict"] for v in json.loads(done.stdout)["verdicts"]] == ["ok"], done.stdout + done.stderr
 
 
 def test_settings_that_are_broken_on_purpose_run_only_when_named() -> None:
