@@ -9,9 +9,8 @@ from fuzzer.generate import Generated, generate_from
 from fuzzer.grow import Menu
 from fuzzer.menus import avoided
 from fuzzer.settings import Settings
-from fuzzer.sources import Recorded
-from oracles.records import Case
-from specs.draw import Source
+from fuzzer.shrinking import Drawn
+from fuzzer.sources import Recorded, Seeded
 
 
 class Drawing:
@@ -25,7 +24,7 @@ class Drawing:
         self.friendly = Menu(settings.names, avoid=avoid | frozenset(k for b in backends for k in avoided(b)), blocks=settings.blocks)
         self.small = replace(self.friendly, blocks=frozenset())
 
-    def generated(self, index: int, source: Source) -> Generated:
+    def generated(self, index: int, source: Seeded | Recorded) -> Generated:
         """Every third case is what dear backends get: they pay by the node."""
         friendly = index % 3 == 0
         most = self.settings.max_nodes
@@ -36,7 +35,8 @@ class Drawing:
         origin = {"seed": self.settings.seed, "index": index, "nodes": nodes, "choices": source.trail}
         return generate_from(source, nodes, menu, origin=origin)
 
-    def again(self, index: int, choices: Sequence[int]) -> Case | None:
+    def again(self, index: int, choices: Sequence[int]) -> Drawn | None:
         """The case of these choices; None when what is drawn has no safe inputs."""
-        made = self.generated(index, Recorded(choices))
-        return made.case if made.found.safe and made.network.steps else None
+        source = Recorded(choices)
+        made = self.generated(index, source)
+        return Drawn(made.case, tuple(source.trail), tuple(source.spans)) if made.found.safe and made.network.steps else None

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import torch
 
+from fuzzer.drawing import Drawing
 from fuzzer.settings import Settings
+from fuzzer.shrinking import shrink
 from oracles.adjoint import weigher
 from oracles.confirm import Confirmed, confirm
 from oracles.plugin import Target
@@ -23,7 +25,7 @@ from oracles.reference import reference
 from specs.program import Program
 from triage.finding import Finding
 from triage.guilt import Guilt, blamed, guilt
-from triage.interest import reduced
+from triage.interest import Effort, reduced
 from triage.replay import judged
 
 SLOW = ("hang", "oom")
@@ -66,7 +68,8 @@ def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) 
     try:
         small, verdict, outcomes = suspicion.case, suspicion.verdict, suspicion.outcomes
         if verdict.verdict not in SLOW:  # every step of theirs takes the whole time limit
-            small, verdict, outcomes = reduced(small, verdict, outcomes, again, seconds=seconds)
+            effort = Effort(seconds, 0.0, redrawn=redrawing(Drawing(settings)))
+            small, verdict, outcomes = reduced(small, verdict, outcomes, again, effort=effort)
         confirmed = _confirmed(small, verdict, outcomes, settings)
         if small.id != suspicion.case.id and confirmed.verdict.verdict == "ours":  # the whole model may still convince
             small, confirmed = suspicion.case, _confirmed(suspicion.case, suspicion.verdict, suspicion.outcomes, settings)
@@ -78,6 +81,16 @@ def investigate(suspicion: Suspicion, settings: Settings, seconds: float = 8.0) 
         return Answer(suspicion, None, failure=traceback.format_exc(limit=-6))
     key = blamed(finding, found).cause.key
     return Answer(suspicion, confirmed, key, original, guilt=found, unblamed=finding.cause.key)
+
+
+def redrawing(drawing: Drawing) -> Callable[[Case, Callable[[Case], bool], float], Case]:
+    """What finds a smaller case by drawing again from fewer choices; a case of another kind stays as it is."""
+
+    def redrawn(case: Case, keeps: Callable[[Case], bool], seconds: float) -> Case:
+        index = case.origin.get("index")
+        return shrink(case, lambda choices: drawing.again(index, choices), keeps, seconds).case if isinstance(index, int) else case
+
+    return redrawn
 
 
 def _confirmed(case: Case, verdict: Verdict, outcomes: Sequence[Outcome], settings: Settings) -> Confirmed:

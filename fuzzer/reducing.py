@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,13 +16,16 @@ import torch
 from corpus.folders import put_json, stored_case, write_case
 from corpus.inputs import fit, load_inputs
 from corpus.models import load_model
+from fuzzer.drawing import Drawing
+from fuzzer.investigation import redrawing
 from fuzzer.network import Value
 from fuzzer.search import search
+from fuzzer.settings import Budget, Settings
 from fuzzer.sources import Seeded
 from oracles.adjoint import weigher
 from oracles.confirm import confirm
 from oracles.judge import judge_outcomes
-from oracles.plugin import Target, find
+from oracles.plugin import Target, find, installed
 from oracles.pool import GIB, run
 from oracles.records import FINDINGS, Case
 from oracles.reference import reference
@@ -120,7 +124,10 @@ def reduce_to(out: Path, finding: Finding, limits: Limits, stop: Callable[[], bo
         tell(f"{len(draft.nodes)} nodes, {sum(a.size for a in draft.inputs.values())} input elements, {len(asked)} cases tried")
 
     with Crew(together, limits.timeout, limits.memory) as crew:
-        effort = Effort(limits.seconds, limits.seconds / 3, progress, asked, stop, together, resume)
+        with contextlib.suppress(*MEANINGLESS):
+            judged(finding.case, crew.run(finding.case, [Target(finding.verdict.backend, tuple(finding.failing[:1]))]))  # imports are not timed
+        drawing = Drawing(Settings(Budget(), out, tuple(Target(n, find(n).default) for n in installed())))
+        effort = Effort(limits.seconds, limits.seconds / 3, progress, asked, stop, together, resume, redrawing(drawing))
         try:
             small, result = reduce_finding(finding, crew.run, judged, effort=effort)
         except ValueError:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Seeded:
@@ -22,14 +25,26 @@ class Seeded:
 
 
 class Recorded:
-    """Replays a list of choices; past its end, and where a choice no longer fits, the simplest one is taken."""
+    """Replays a list of choices; past its end, and where a choice no longer fits, the simplest one is taken.
+
+    spans  where the choices of one operator begin and end
+    """
 
     def __init__(self, choices: Sequence[int]) -> None:
         self._choices = choices
         self.trail: list[int] = []
+        self.spans: list[tuple[int, int]] = []
 
     def choose(self, n: int) -> int:
         at = len(self.trail)
         value = min(self._choices[at], n - 1) if at < len(self._choices) else 0
         self.trail.append(value)
         return value
+
+    def together(self, choosing: Callable[[], T]) -> T:
+        """Choices that belong to one operator."""
+        begin = len(self.trail)
+        try:
+            return choosing()
+        finally:
+            self.spans.append((begin, len(self.trail)))

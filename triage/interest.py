@@ -11,7 +11,7 @@ import numpy as np
 from corpus import walk
 from oracles.plugin import Target, find
 from oracles.records import Case, Outcome, Verdict
-from triage.cause import WROTE, cause, named
+from triage.cause import SMALL, WROTE, cause, named
 from triage.draft import MEANINGLESS, Draft
 from triage.earlier import carried
 from triage.finding import Finding
@@ -21,6 +21,7 @@ from triage.reduce import Keeps, Reduced, reduce
 from triage.replay import Judge, Run, judged
 
 SAID = ("broken", "refused", "crash", "hang", "oom")
+REDRAWING = 0.15  # of the time, at most
 LESS = 4.0  # a wrong value may lose this much of its ratio of error to bound: a shrinking defect is slipping to rounding
 
 
@@ -85,7 +86,11 @@ def _stage(outcomes: Sequence[Outcome], setting: str) -> str:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to spend, and what to tell on the way. For `asked`, `stop`, `progress` and `together` see `reduce`."""
+    """How much to spend, and what to tell on the way. For `asked`, `stop`, `progress` and `together` see `reduce`.
+
+    redrawn  a smaller case that is drawn again, from the case, the predicate, and seconds; asked only where the steps on the graph
+             leave more than a few nodes, because it is slower than they are wherever they get further
+    """
 
     seconds: float = 30.0
     blame: float = 10.0
@@ -94,6 +99,7 @@ class Effort:
     stop: Callable[[], bool] = lambda: False
     together: int = 1
     resume: Case | None = None
+    redrawn: Callable[[Case, Callable[[Case], bool], float], Case] | None = None
 
 
 def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: float = 30.0, effort: Effort | None = None) -> tuple[Finding, Reduced]:
@@ -106,10 +112,16 @@ def reduce_finding(finding: Finding, run: Run, judge: Judge = judged, seconds: f
     began = time.monotonic()
     finding = _unsteady(_twice(finding, run, judge) if finding.case.before else finding)
     guilty = guilty_switches(finding, judge, max(effort.blame, effort.seconds / 3) / 2) if len(finding.failing) < len(finding.settings) else ()
-    keeps = same_failure(finding, run, judge, guilty)
-    start = effort.resume or _entry(finding, keeps, run, judge, began + effort.seconds / 3) or finding.case
-    left = effort.seconds - (time.monotonic() - began)
-    result = reduce(start, keeps, left, progress=effort.progress, asked=effort.asked, stop=effort.stop, together=effort.together)
+    asked: dict[bytes, bool] = {} if effort.asked is None else effort.asked
+    keeps = _remembering(same_failure(finding, run, judge, guilty), asked)
+    start = effort.resume or _entry(finding, keeps, began + effort.seconds / 3)
+    end = began + effort.seconds
+    share = REDRAWING if effort.redrawn is not None else 0.0
+    result = _reduced(start, keeps, end - share * effort.seconds, effort, asked)
+    if effort.redrawn is not None and result.nodes > SMALL and not effort.stop():
+        smaller = effort.redrawn(finding.case, lambda case: keeps(Draft.of(case)), min(share * effort.seconds, end - time.monotonic()))
+        other = _reduced(smaller, keeps, end, effort, asked) if smaller.id != finding.case.id else result
+        result = replace(other if other.nodes < result.nodes else result, probes=result.probes + (other.probes if other is not result else 0))
     result = replace(result, case=replace(result.case, origin={**result.case.origin, "reduced from": finding.case.id}), seconds=time.monotonic() - began)
     settings = tuple(s for s in finding.settings if find(finding.verdict.backend).has(s))
     outcomes = run(result.case, [Target(finding.verdict.backend, settings)])
@@ -156,36 +168,51 @@ def _unsteady(finding: Finding) -> Finding:
     return replace(finding, verdict=other, cause=cause(finding.case, other, finding.outcomes, finding.verdicts), given_key="")
 
 
-def _entry(finding: Finding, keeps: Keeps, run: Run, judge: Judge, end: float) -> Case | None:
-    """Where to start, so that no other defect of the network is taken for this one; None for the case as it is.
+def _reduced(start: Case, keeps: Keeps, end: float, effort: Effort, asked: dict[bytes, bool]) -> Reduced:
+    return reduce(start, keeps, end - time.monotonic(), progress=effort.progress, asked=asked, stop=effort.stop, together=effort.together)
 
-    The one node that makes the wrong value, on right operands: it fails alone, and with right operands it still spoils the output
-    that is wrong. When no single node does both, the wrong output alone.
+
+def _remembering(keeps: Keeps, asked: dict[bytes, bool]) -> Keeps:
+    """Asks about no draft twice, and about none that is no model."""
+
+    def remembered(draft: Draft) -> bool:
+        if draft.id not in asked:
+            asked[draft.id] = draft.valid and keeps(draft)
+        return asked[draft.id]
+
+    return remembered
+
+
+def _entry(finding: Finding, keeps: Keeps, end: float) -> Case:
+    """Where to start, so that no other defect of the network is taken for this one.
+
+    The one node that fails alone, on right operands; of a wrong value also the one with which right operands still spoil the output
+    that is wrong. When no single node does, the wrong output alone, or the case as it is.
     """
-    output, draft = finding.verdict.output, Draft.of(finding.case)
-    mine = carried(draft, draft.part([output])) if output and finding.verdict.verdict in VALUES else None
+    output, draft, value = finding.verdict.output, Draft.of(finding.case), finding.verdict.verdict in VALUES
+    mine = carried(draft, draft.part([output])) if output and value else draft
     if mine is None:
-        return None
+        return finding.case
     for i in reversed(working(mine)) if len(mine.nodes) > 1 and not mine.model.functions else ():
         if time.monotonic() >= end:
             break
         alone = single(mine, i)
-        if alone is None or not alone.valid or not keeps(alone):
+        if alone is None or not keeps(alone):
             continue
-        whole = carried(mine, mine.part([output], [r for r in walk.reads(mine.nodes[i]) if r in mine.maker]))
-        if whole is not None and whole.valid and keeps(whole):
+        whole = carried(mine, mine.part([output], [r for r in walk.reads(mine.nodes[i]) if r in mine.maker])) if value else alone
+        if whole is not None and keeps(whole):
             return alone.case(finding.case.origin)
-    return mine.case(finding.case.origin) if mine.valid and keeps(mine) else None
+    return mine.case(finding.case.origin) if mine is not draft and keeps(mine) else finding.case
 
 
 def reduced(
-    case: Case, verdict: Verdict, outcomes: Sequence[Outcome], run: Run, judge: Judge = judged, seconds: float = 10.0
+    case: Case, verdict: Verdict, outcomes: Sequence[Outcome], run: Run, judge: Judge = judged, seconds: float = 10.0, effort: Effort | None = None
 ) -> tuple[Case, Verdict, Sequence[Outcome]]:
     """The smallest case that fails as this one does, with its own verdict and outcomes; the arguments when it fails only at times."""
     verdicts = judge(case, outcomes)
     finding = Finding(cause(case, verdict, outcomes, verdicts), case, verdict, tuple(outcomes), tuple(verdicts))
     try:
-        small, _ = reduce_finding(finding, run, judge, effort=Effort(seconds, 0.0))
+        small, _ = reduce_finding(finding, run, judge, effort=effort or Effort(seconds, 0.0))
     except ValueError:
         return case, verdict, outcomes
     return small.case, small.verdict, small.outcomes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,14 @@ import onnx
 import pytest
 from onnx import parser
 
+from oracles.plugin import Target
 from oracles.pool import run
-from oracles.records import Case
+from oracles.records import Case, Outcome, Verdict
+from tests.triage.made import made
 from tests.triage.test_finding import found
 from triage.draft import Draft, cost
 from triage.finding import Finding
-from triage.interest import reduce_finding, reduced
+from triage.interest import Effort, reduce_finding, reduced
 from triage.reduce import Reduced, reduce, steps
 from triage.replay import judged
 
@@ -201,3 +204,30 @@ def test_it_can_be_stopped_and_remembers_what_it_asked() -> None:
     again = reduce(LONG, has("Mul", "Tanh"), asked=asked)
     assert ops(again) == ["Mul", "Tanh"] and again.probes <= len(asked) - before
     assert again.probes < reduce(LONG, has("Mul", "Tanh")).probes
+
+
+def answered(case: Case, targets: Sequence[Target]) -> list[Outcome]:
+    return [Outcome(t.backend, s, "ok", {}) for t in targets for s in t.settings]
+
+
+def test_a_case_is_drawn_again_only_where_the_graph_stays_large() -> None:
+    """A reduction that leaves more than three nodes begins again from what is drawn; a small one is not disturbed."""
+    asked = list[str]()
+
+    def redrawn(case: Case, keeps: Callable[[Case], bool], seconds: float) -> Case:
+        asked.append(case.id)
+        assert 0 < seconds <= 6 and keeps(LONG)
+        return LONG
+
+    large = model("a = Sin(x) b = Add(a, w) c = Relu(b) d = Exp(c) e = Mul(d, a) f = Tanh(e) y = Sub(f, b)")
+    for case, chain, times in ((large, ("Sin", "Add", "Relu", "Exp"), 1), (large, ("Mul", "Tanh"), 0)):
+        asked.clear()
+        plain = made("onnxruntime", "wrong", case=case)
+        finding = replace(plain, verdicts=tuple(replace(plain.verdict, setting=s) for s in ("off", "all")))  # whatever is turned off
+
+        def judge(case: Case, outcomes: Sequence[Outcome], chain: tuple[str, ...] = chain) -> list[Verdict]:
+            bad = has(*chain)(Draft.of(case))
+            return [Verdict("onnxruntime", s, "wrong" if bad else "ok", output="y", ratio=1e6, grade="certified") for s in (o.setting for o in outcomes)]
+
+        small, result = reduce_finding(finding, answered, judge, effort=Effort(30.0, 0.0, redrawn=redrawn))
+        assert len(asked) == times and ops(result) == list(chain) and small.original is case
