@@ -43,9 +43,14 @@ class Support:
 
 
 def measure(
-    backend: str, draws: int = 40, names: Iterable[str] | None = None, progress: Callable[[str], None] = lambda _: None, timeout: float = 30.0
+    backend: str,
+    draws: int = 40,
+    names: Iterable[str] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    timeout: float = 30.0,
+    known: frozenset[str] = frozenset(),
 ) -> dict[str, Support]:
-    """Run `draws` single-node models of every operator on a backend with optimisation off, by support key."""
+    """Run `draws` single-node models of every operator on a backend with optimisation off, by support key; not those that are `known`."""
     setting = find(backend).reference_setting or find(backend).default[0]
     matrix = dict[str, Support]()
     for op in sorted((o for o in operators().values() if o.draw is not None), key=lambda o: o.key):
@@ -53,15 +58,15 @@ def measure(
             continue
         progress(op.name)
         for seed in range(draws):
-            _probe(op, seed, Target(backend, (setting,)), matrix, timeout)
+            _probe(op, seed, Target(backend, (setting,)), matrix, timeout, known)
     return matrix
 
 
-def _probe(op: Operator, seed: int, target: Target, matrix: dict[str, Support], timeout: float) -> None:
+def _probe(op: Operator, seed: int, target: Target, matrix: dict[str, Support], timeout: float, known: frozenset[str]) -> None:
     menu = Menu(names=frozenset([op.key]), opsets=opsets(op.since))
     made = generate_from(Seeded("matrix", op.name, seed), 1, menu, elements=512, check=False, wraps=False)
     keys = [s.key for s in made.network.steps if s.op == op.name]
-    if len(keys) != 1 or not made.found.safe:
+    if len(keys) != 1 or keys[0] in known or not made.found.safe:
         return
     support = matrix.setdefault(keys[0], Support())
     if sum(support.seen.values()) >= ENOUGH:
@@ -111,6 +116,13 @@ def measured(backend: str) -> dict[str, dict[str, str]]:
         "failing": dict.fromkeys(content["failing"], ""),
         "refused": content["unsupported"],
     }
+
+
+def known(backend: str) -> frozenset[str]:
+    """What was measured with the version that is installed."""
+    if stored().get(backend) != find(backend).version():
+        return frozenset()
+    return frozenset(key for keys in measured(backend).values() for key in keys)
 
 
 def stored() -> dict[str, str]:

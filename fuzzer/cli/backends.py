@@ -18,6 +18,7 @@ def backends(
     matrix: bool = typer.Option(False, "--matrix", help="Which operators and types are implemented, refused, failing or wrong; as measured last, or now."),
     page: Path | None = typer.Option(None, "--html", metavar="FILE", help="With --matrix: write it as one page."),
     draws: int = typer.Option(40, min=1, help="With --matrix BACKEND: models per operator."),
+    missing: bool = typer.Option(False, "--missing", help="With --matrix BACKEND: measure only what was not measured yet with this version."),
 ) -> None:
     """List the backends with their versions and settings, or what they implement.
 
@@ -29,7 +30,7 @@ def backends(
     from specs.rule import UsageError
 
     if matrix:
-        _matrix(names or [], draws, as_json, page)
+        _matrix(names or [], draws, missing, as_json, page)
         return
     if page is not None or names not in (None, [], ["kernels"]):
         raise UsageError("names of backends and --html go with --matrix; only `fuzz backends kernels` lists custom kernels")
@@ -56,7 +57,7 @@ def _kernel_text(row: dict[str, Any]) -> str:
     return f"{row['name']:24} {about}" + (f"; also {' '.join(variants)}" if variants else "")
 
 
-def _matrix(names: list[str], draws: int, as_json: bool, page: Path | None) -> None:
+def _matrix(names: list[str], draws: int, missing: bool, as_json: bool, page: Path | None) -> None:
     from fuzzer import matrix
     from fuzzer.cli.progress import bar
     from oracles.plugin import find
@@ -66,7 +67,7 @@ def _matrix(names: list[str], draws: int, as_json: bool, page: Path | None) -> N
         if find(name).missing():
             raise UsageError(find(name).missing())
         with bar(f"probing {name}") as step:
-            matrix.save(name, matrix.measure(name, draws, progress=step))
+            matrix.save(name, matrix.measure(name, draws, progress=step, known=matrix.known(name) if missing else frozenset()))
     versions = {b: v for b, v in matrix.stored().items() if not names or b in names}
     table = matrix.rows(list(versions))
     if page is not None:

@@ -41,6 +41,14 @@ def test_answers_are_judged() -> None:
     assert wide["Softmax T=float"].state == "wrong" and wide["Softmax T=float"].message.startswith("mistyped")
 
 
+def test_what_is_known_is_not_measured_again(folder: Path) -> None:
+    assert matrix.known("torch") == frozenset()
+    matrix.save("torch", {"Softmax T=float": supported(implemented=2)})
+    assert matrix.known("torch") == {"Softmax T=float"}
+    again = matrix.measure("torch", 8, ["Softmax"], known=matrix.known("torch"))
+    assert again and "Softmax T=float" not in again
+
+
 def test_what_is_saved_is_read_again(folder: Path) -> None:
     first = {"Add T=float": supported(implemented=2), "Add T=bfloat16": supported(refused=3), "com.microsoft.Gelu T=float": supported(wrong=1)}
     matrix.save("reference", first)
