@@ -222,7 +222,7 @@ def _leaky_unit(net: Any, x: Any, out: int, k: int = 3, s: int = 1) -> Any:
     return leaky(net, bn(net, conv(net, x, out, k, s=s)), 0.1)
 
 
-def _head(net: Any, x: Any, a: int, n: int, stretch: float) -> Any:
+def decoded(net: Any, x: Any, a: int, n: int, stretch: float) -> Any:
     """Decoded boxes (N, A, H, W, 5 + classes): grid-sensitive centres, exponential sizes, sigmoid scores."""
     (h, w), batch = spatial(x), x.shape[0]
     y = transpose(net, reshape(net, pointwise(net, x, a * (5 + n), bias=True), [batch, a, 5 + n, h, w]), [0, 1, 3, 4, 2])
@@ -254,7 +254,7 @@ def yolov4_sam(net: Any, x: Any) -> Any:
 @block("yolov4-csp-spp-pan/head", YOLO, seeds=["002:315"], hazards="exp of sizes, sigmoid saturation")
 def yolov4_head(net: Any, x: Any) -> Any:
     """Reshape, Transpose, grid-sensitive decoding."""
-    return _head(net, x, 3, net.pick((2, 5)), net.pick((1.05, 1.1, 1.2)))
+    return decoded(net, x, 3, net.pick((2, 5)), net.pick((1.05, 1.1, 1.2)))
 
 
 @block("yolov4-csp-spp-pan/ciou-loss", YOLO, seeds=["002:315"], takes="none", hazards="atan of a ratio of sizes, division by a diagonal")
@@ -285,4 +285,4 @@ def yolov4_net(net: Any, x: Any) -> Any:
     up = resize(net, _leaky_unit(net, top, 8, 1), spatial(fine))
     p = _leaky_unit(net, concat(net, _leaky_unit(net, fine, 8, 1), up), 8, 1)
     q = _leaky_unit(net, concat(net, _leaky_unit(net, p, 8, 3, 2), top), 8, 1)
-    return _head(net, p, 1, 2, 1.1), _head(net, q, 1, 2, 1.1)
+    return decoded(net, p, 1, 2, 1.1), decoded(net, q, 1, 2, 1.1)

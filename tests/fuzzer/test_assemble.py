@@ -21,9 +21,9 @@ from specs.rule import Misfit
 IMAGES = Menu(blocks=frozenset(b.id for b in blocks().values() if b.takes == "image" and b.weight == 1), opsets=(13, 18, 21))
 
 
-def made(seed: int, menu: Menu = IMAGES) -> Network | None:
+def made(seed: int, menu: Menu = IMAGES, elements: int = 1 << 13) -> Network | None:
     try:
-        return assemble(Seeded("assemble", seed), 4, menu, 1 << 13)
+        return assemble(Seeded("assemble", seed), 4, menu, elements)
     except Misfit:
         return None
 
@@ -63,3 +63,14 @@ def test_nothing_is_drawn_before_its_opset() -> None:
     features = {(n.opset, f.split(" ")[1]) for n in drawn for f in n.features if f.startswith(("block ", "relation "))}
     assert (19, "fp8-formats/cast") in features and (19, "cirim/unitary") in features
     assert not [(o, f) for o, f in features if o < late.get(f, 0)]
+
+
+def test_composed_networks_are_made_of_the_catalogue() -> None:
+    from specs.blocks import composed
+
+    for rank, least in ((1, 80), (2, 200), (3, 60)):
+        ids = {b.id for b in composed.parts(rank, 18)}
+        assert len(ids) > least and not any(i.endswith(("/net", "/kernel")) or i.startswith(("composed", "idiom")) for i in ids), len(ids)
+    odd = [n for n in (made(seed, Menu(blocks=frozenset(["composed/u-shape"]), opsets=(18,)), 1 << 15) for seed in range(12)) if n is not None]
+    assert any(d is not None and d % 2 for n in odd for v in n.inputs for d in v.shape[2:])
+    assert len({s.op for n in odd for s in n.steps}) > 20
