@@ -44,7 +44,7 @@ class Generated:
     found: Found
     seconds: Mapping[str, float] = field(default_factory=dict)
     repairs: int = 0
-    expected: Mapping[str, Expected] | None = None
+    expected: dict[str, Expected] | None = None
 
 
 def generate_from(

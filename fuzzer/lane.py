@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-import torch
-
 from corpus.journal import Journal
 from fuzzer.coverage import DRAWN, points
+from fuzzer.decided import MASKED, undecided
 from fuzzer.drawing import Drawing
 from fuzzer.investigation import Suspicion
 from fuzzer.passes import seen
@@ -41,7 +40,6 @@ SLOW, REST = 1.5, 9.0  # a backend whose mean case takes so many seconds leaves 
 REPORT = 0.25  # seconds between batches to the parent
 COVERAGE = 3.0  # seconds between reports of coverage, which are large
 PACE = 1.0  # while a dear backend works beside it, a lane rests so many times as long as its last case took: cores are fewer than processes
-MASKED = 0.5  # a case of which more is undecided is drawn again
 
 
 @dataclass
@@ -109,7 +107,8 @@ class Lane:
             made = self.drawing.generated(index, Seeded(self.settings.seed, index))
             self.journal.begin(made.case)
             reference_started = time.perf_counter()
-            expected = [reference(made.program, inputs) for inputs in (*made.case.before, made.case.inputs)]
+            last = made.expected if made.expected is not None else reference(made.program, made.case.inputs)
+            expected = [*(reference(made.program, inputs) for inputs in made.case.before), last]
         except Unsupported as e:
             self.batch.rejected[f"no reference: {e}"[:80]] += 1
             return None
@@ -118,13 +117,13 @@ class Lane:
             self.batch.rejected["our own defect"] += 1
             return None
         now = time.perf_counter()
-        self.batch.seconds["generate"] += reference_started - started - made.found.seconds
-        self.batch.seconds["search"] += made.found.seconds
-        self.batch.seconds["reference"] += now - reference_started
+        self.batch.seconds["generate"] += reference_started - started - made.seconds["search"] - made.seconds["reference"]
+        self.batch.seconds["search"] += made.seconds["search"]
+        self.batch.seconds["reference"] += now - reference_started + made.seconds["reference"]
         if not made.found.safe:
             self.batch.rejected["no safe inputs"] += 1
             return None
-        if _masked(expected[-1]) > MASKED:
+        if undecided(expected[-1], steps=False) > MASKED:
             self.batch.rejected["mostly undecided"] += 1
             return None
         if made.network.sides and (why := apart(*(expected[-1][name] for name in made.network.sides))):
@@ -273,17 +272,6 @@ class Lane:
         self.batch.done = True
         self.journal.close()
         self.report(force=True)
-
-
-def _masked(expected: dict[str, Expected]) -> float:
-    """Share of all output elements that are undecided."""
-    masked = total = 0
-    for want in expected.values():
-        value, worst, _ = want.ball
-        if isinstance(value, torch.Tensor):
-            total += value.numel()
-            masked += int((worst == torch.inf).sum()) if worst is not None else 0
-    return masked / total if total else 0.0
 
 
 def _worst(verdicts: Sequence[Verdict]) -> list[Verdict]:
