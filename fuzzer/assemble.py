@@ -66,9 +66,11 @@ def _stack(growth: Growth, nodes: int, names: frozenset[str] | None, form: Forma
     last: list[Value] = []
     for _ in range(1 + growth.source.choose(STACK)):
         grown = _block(growth, names, last, form, parts, nodes)
-        if not grown or len(growth.steps) > ROOM * nodes:
+        if not grown:
             break
         last = grown
+        if len(growth.steps) > ROOM * nodes:
+            break
         if growth.source.choose(2):
             last = growth.insert(last) or last
     if not last:
