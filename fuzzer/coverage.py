@@ -15,6 +15,7 @@ from typing import Any
 
 from fuzzer.attributes import OLDEST, classes, title, universe
 from fuzzer.grow import OPSETS, Menu, opsets
+from fuzzer.menus import avoided
 from fuzzer.network import Network, Step
 from fuzzer.passes import COLUMN
 from fuzzer.sources import Seeded
@@ -25,6 +26,7 @@ from specs.operator import Operator, operators
 from specs.rule import Misfit, UsageError
 
 DRAWN = "drawn"  # the column beside the backends
+RUNS = "+"  # before a support key (see fuzzer.grow.support_key): all types of an application at once
 #: Operators that networks get by wrapping a part of them (see fuzzer.wrap), not by a drawing of their own.
 WRAPPED = (
     "If", "Loop", "Scan", "SequenceMap", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength",
@@ -50,6 +52,8 @@ def points(network: Network) -> set[str]:
         if step.bodies:
             found.update(f"{name} {b}=given" for b in step.bodies)
         found.update(f"{name} {t}" for t in step.key.split(" ")[1:])
+        if step.key:
+            found.add(RUNS + step.key)
         shown = next((v for v in (*step.inputs, *step.outputs) if v is not None), None)
         if shown is not None:
             found.add(f"{name} rank={len(shown.shape)}")
@@ -152,6 +156,16 @@ def table(counts: Mapping[tuple[str, str], int], names: frozenset[tuple[str, str
             }
         )  # fmt: skip
     return rows
+
+
+def newly(counts: Mapping[tuple[str, str], int]) -> dict[str, list[str]]:
+    """By backend: support keys that ran although its matrix, by which drawing is steered, has them as never running."""
+    ran = dict[str, set[str]]()
+    for (column, point), n in counts.items():
+        if n and point.startswith(RUNS):
+            ran.setdefault(column, set()).add(point.removeprefix(RUNS))
+    found = {b: sorted(keys & avoided(b)) for b, keys in ran.items()}
+    return {b: keys for b, keys in sorted(found.items()) if keys}
 
 
 @cache

@@ -1,7 +1,8 @@
 """What not to draw: (operator, formats) pairs that the installed version of a backend is known not to implement.
 
 The lists are measured by `fuzz backends --matrix` and committed beside the backends; for another version than the one measured
-they still steer, and whatever they avoid is drawn now and then all the same, so that new support is noticed.
+they still steer, and whatever they avoid is drawn now and then all the same, so that new support is noticed: `fuzz coverage --out`
+names what ran (see `fuzzer.coverage.newly`).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def coverage(
     """
     from fuzzer import passes
     from fuzzer.cli.progress import bar
-    from fuzzer.coverage import covered, fresh, html, lines, stored, table
+    from fuzzer.coverage import covered, fresh, html, lines, newly, stored, table
     from fuzzer.settings import select
 
     names = select(pattern, {o.key: o for o in covered().values()})
@@ -40,8 +40,10 @@ def coverage(
     if page is not None:
         page.write_text(html(rows, source, changes))
     if as_json:
-        typer.echo(json.dumps({"operators": rows, "passes": changes}))
+        typer.echo(json.dumps({"operators": rows, "passes": changes, "newly_implemented": newly(counts)}))
         return
     typer.echo("\n".join((*lines(rows), *passes.lines(changes))))
+    for backend, keys in newly(counts).items():
+        typer.echo(f"{backend} ran what its matrix says it never does: {', '.join(keys)}; fuzz backends --matrix {backend} measures anew")
     pairs, never = sum(len(r["attributes"]) for r in rows), sum(len(r["never"]) for r in rows)
     typer.echo(f"{source}: {len(rows)} operators, {pairs} attribute value classes, {never} of them never drawn{f'; the table is in {page}' if page else ''}")

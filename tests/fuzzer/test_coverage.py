@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fuzzer.attributes import NOT, RULES, classes, universe
-from fuzzer.coverage import DRAWN, covered, draw, fresh, html, lines, points, stored, table
+from fuzzer.coverage import DRAWN, covered, draw, fresh, html, lines, newly, points, stored, table
+from fuzzer.menus import avoided
 from fuzzer.sources import Seeded
 from fuzzer.wiring import grow
 from fuzzer.wrap import WAYS
@@ -87,6 +88,16 @@ def test_tables_show_what_was_never_drawn_and_who_accepted_it(tmp_path: Path) ->
     page = html([row], "a <test>")
     assert "axis=2+" in page and "never" in page and "&lt;test&gt;" in page and "http" not in page
     assert json.dumps([row])
+
+
+def test_what_a_backend_runs_by_now_is_noticed() -> None:
+    """Drawing is steered away from it, and draws it now and then all the same."""
+    old = sorted(avoided("onnxruntime"))[0]
+    counts = Counter({("onnxruntime", f"+{old}"): 1, ("onnxruntime refused", f"+{old}"): 3, (DRAWN, f"+{old}"): 4, ("onnxruntime", "+Add T=float"): 9})
+    assert newly(counts) == {"onnxruntime": [old]}
+    assert newly(Counter({("onnxruntime refused", f"+{old}"): 3})) == {}
+    relu = draw(op("Relu"), 0)
+    assert {f"+{s.key}" for s in relu.steps} <= points(relu)
 
 
 def test_a_folder_without_a_campaign_is_said_to_be_one(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def test_known_refusals_are_drawn_rarely() -> None:
     often = Counter(keys).most_common(1)[0][0]
     again = [s.key for i in range(60) for s in grow(Seeded("avoid", i), 6, Menu(names=names, avoid=frozenset({often}))).steps]
     assert again.count(often) < 0.25 * keys.count(often)
+    alone = Menu(names=frozenset({("", often.split(" ")[0])}), avoid=frozenset({often}))
+    assert any(s.key == often for i in range(300) for s in grow(Seeded("probe", i), 2, alone).steps)
 
 
 # reproducibility -----------------------------------------------------------------------------------------------------
