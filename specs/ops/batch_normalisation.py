@@ -77,14 +77,15 @@ def _batch_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Se
     inverse, size = total.rsqrt(), scale.value.abs()
     f, c, u = inverse * size, (x - mean.value).abs(), policy.u(used)
     # The folded form x f + (b - mean f) is legal, and the looser one: f, off by 4 u, is the same in both places, and every step rounds.
-    parts = (c * f * 5, x.abs() * f, mean.value.abs() * f * 2, bias.value.abs() * 2)
-    own = add(*parts) * u + policy.eta(used)
-    rough = quadrature(*parts) * (u * SHARED) + policy.eta(used)
+    edge = (mean.value.abs() * f + bias.value.abs()) * (2 * u)
+    own = (c * 5 + x.abs()) * (f * u) + (edge + policy.eta(used))
+    rough = ((c.square() * 25 + x.square()) * (f * (u * SHARED)).square() + (edge * SHARED).square()).sqrt() + policy.eta(used)
+    off = node.epsilon * ATTRIBUTE
+    known = None if var.worst is not None else inverse_root(total, torch.full_like(total, off), 0.0)
     found = []
     for which in (0, 1):
         ex, es, eb, em, ev = (None if b[1 + which] is None else finite(b[1 + which]).clamp(max=1e150) for b in (data, scale, bias, mean, var))
-        off = torch.full_like(total, node.epsilon * ATTRIBUTE)
-        relative = inverse_root(total, off if ev is None else ev + off, 0.0)
+        relative = known if known is not None else inverse_root(total, ev + off, 0.0)  # type: ignore[operator]
         if which == 0:
             change = add(f * relative, None if es is None else es * inverse * (1 + relative))
             moved = [e * (f + change) for e in (ex, em) if e is not None]
