@@ -199,7 +199,10 @@ def _staller() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None
     built = build(Kernel("stalls", "", source=SOURCES / "stalls.cpp", symbol="stalls_begin"))
-    return ctypes.CDLL(str(built), mode=ctypes.RTLD_GLOBAL)
+    try:
+        return ctypes.CDLL(str(built), mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        return None
 
 
 # calling ---------------------------------------------------------------------------------------------------------------
