@@ -28,6 +28,7 @@ NEAR = 0.8  # of the statistical bound: nearer than clean elements come but for 
 #: Times the error of other runs. In halves nothing else finds a weak fault; in wider formats the bounds do, and sums differ more.
 WHOLE, WHOLE_HALF = 8.0, 3.0
 LUCKY = 1e3  # times below their bound: runs that happen to round nothing are no measure for others
+CHOICE = 0.125  # of the largest element: what no single rounding reaches, but a neighbour in a tie does
 COARSE = 2.0**-7  # of the array's root mean square: what a bound that is made of roundings stays below
 
 
@@ -35,11 +36,13 @@ class Influence(NamedTuple):
     """first: sum |g| r over worst-case roundings; second: root of the sum of squares over statistical ones; inf when undecided.
 
     broken: rounded values pass an operator without a derivative (Floor, a comparison), whose influence is not in these sums.
+    choice: an operator may give another value altogether (a tie of nearest neighbours): first order says nothing, the ball does.
     """
 
     first: float
     second: float
     broken: bool = False
+    choice: bool = False
 
 
 class _Perturbed:
@@ -50,7 +53,7 @@ class _Perturbed:
         self.zeros: list[torch.Tensor] = []
         self.worst: list[torch.Tensor] = []
         self.spread: list[torch.Tensor] = []
-        self.broken = False
+        self.broken = self.choice = False
 
     def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
         ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *args)), node.out_formats, strict=False)]
@@ -65,6 +68,8 @@ class _Perturbed:
         if not isinstance(y, torch.Tensor) or worst is None or not y.is_floating_point():
             return y
         zero = torch.zeros(y.shape, dtype=torch.float64, requires_grad=True)
+        finite = worst.masked_fill(worst == math.inf, 0.0)
+        self.choice |= bool(finite.numel()) and bool(finite.amax() > max(CHOICE * float(y.detach().abs().nan_to_num(0.0, 0.0, 0.0).amax()), 1e-30))
         self.zeros.append(zero)
         self.worst.append(worst)
         self.spread.append(worst if spread is None else spread)
@@ -92,7 +97,7 @@ def influence(program: Program, inputs: Mapping[str, np.ndarray], output: str, e
             g = g.abs()
             first += float(torch.where(g > 0, g * worst, 0.0).sum())
             second += float(torch.where(g > 0, g * spread, 0.0).square().sum())
-    return Influence(*(math.inf if math.isnan(x) else x for x in (first, math.sqrt(second) if second >= 0 else math.nan)), broken=run.broken)
+    return Influence(*(math.inf if math.isnan(x) else x for x in (first, math.sqrt(second) if second >= 0 else math.nan)), broken=run.broken, choice=run.choice)
 
 
 class Weigh:
@@ -109,6 +114,8 @@ class Weigh:
             return v
         error = abs(v.got - v.expected)
         bound = influence(self.program, self.inputs, v.output, v.element, self.policy)
+        if bound.choice:
+            return replace(v, verdict="noise", grade=None)  # within the ball, or it would not be a mere suspect
         if bound.broken and error <= 2 * (v.bound or 0.0):
             return replace(v, verdict="noise", grade=None)  # within a step that a rounding can take
         if bound.broken:  # what the gradient does not see, other runs may show

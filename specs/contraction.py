@@ -116,7 +116,11 @@ def multilinear(terms: Callable[[Any, Sequence[Any]], float], extra: float = 0.0
             else:
                 variance = variance + f([*squares[:i], v.square(), *squares[i + 1 :]])
             sizes[i], squares[i] = sizes[i] + e, squares[i] + v.square()
-        return [_settled(worst, variance.sqrt(), [present[i] for i in moving])]
+        radii = _settled(worst, variance.sqrt(), [present[i] for i in moving])
+        for i in moving:
+            if (gone := unknown(present[i])) is not None:
+                radii = filled(radii, f([gone if j == i else s.new_ones(s.shape) for j, s in enumerate(sizes)]) > 0)
+        return [radii]
 
     return rule
 
@@ -172,9 +176,27 @@ def linear(terms: Callable[[Any, Sequence[Any]], float], *, weights: Sequence[in
             moving.append(balls[bias])
         if squares:
             spread = sum(squares, spread.square()).sqrt()
-        return [_settled(worst, spread, moving)]
+        settled = _settled(worst, spread, moving)
+        for i in movers:
+            if (gone := unknown(balls[i])) is not None:  # type: ignore[arg-type]
+                ones = {f"_{j}": torch.ones_like(values[j]) for j in (data, *weights) if j != i and j < len(values) and values[j] is not None}
+                settled = filled(settled, at(**{**plain, **ones, f"_{i}": gone}) > 0)
+        return [settled]
 
     return rule
+
+
+def unknown(ball: Ball) -> Tensor | None:
+    """1 where nothing is known of an operand, which may be no number at all: a weight of 0 does not make it one. None if there is no such."""
+    if ball.sure or ball.worst is None or not ball.worst.numel() or float(ball.worst.amax()) < INF:
+        return None
+    return (ball.worst == INF).to(ball.value.dtype)
+
+
+def filled(radii: Radii, gone: Tensor) -> Radii:
+    worst, spread = radii
+    assert worst is not None and spread is not None
+    return worst.masked_fill(gone, INF), spread.masked_fill(gone, INF)
 
 
 def _settled(worst: Tensor, spread: Tensor, moving: Sequence[Ball | None]) -> Radii:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from specs import Draw, Rule, op
-from specs.contraction import accumulated, counted, multilinear
+from specs.contraction import accumulated, counted, filled, multilinear, unknown
 from specs.formats import Format
 from specs.numerics import INF, Ball, Policy, Radii, exact_whole, finite, settle
 from specs.program import Node
@@ -103,7 +103,11 @@ def _gemm_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Seq
     if c is not None and beta and balls[2] is not None and balls[2].worst is not None:
         worst = worst + finite(balls[2].worst) * beta
         variance = variance + (finite(balls[2].spread).clamp(max=1e150) * beta).square()
-    return [(settle(worst), settle(variance.sqrt()))]
+    radii = settle(worst), settle(variance.sqrt())
+    for gone, p, q in ((unknown(balls[0]), None, y), (unknown(balls[1]), x, None)):  # type: ignore[arg-type]
+        if gone is not None:
+            radii = filled(radii, at(gone if p is None else p.new_ones(p.shape), gone if q is None else q.new_ones(q.shape), None) > 0)
+    return [radii]
 
 
 @op("Gemm", meaning=_gemm, error=_gemm_error, weight=2)
