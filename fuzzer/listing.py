@@ -73,6 +73,7 @@ def block_rows() -> list[dict[str, Any]]:
             "dims": list(b.dims),
             "relations": by_block.get(b.id, []),
             "hazards": b.hazards,
+            "covered": True,
             "reason": "",
         }
         for b in sorted(blocks().values(), key=lambda b: (b.family, b.id))
@@ -80,7 +81,16 @@ def block_rows() -> list[dict[str, Any]]:
     built = {b.split("/")[0] for b in blocks()}
     for row in listed.values():
         if row["id"] not in built:
-            rows.append({**{k: row[k] for k in ("id", "family", "title", "seeds")}, "dims": [], "relations": [], "hazards": "", "reason": _reason(row, built)})
+            rows.append(
+                {
+                    **{k: row[k] for k in ("id", "family", "title", "seeds")},
+                    "dims": [],
+                    "relations": [],
+                    "hazards": "",
+                    "covered": False,
+                    "reason": _reason(row, built),
+                }
+            )
     return rows
 
 

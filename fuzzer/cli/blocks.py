@@ -11,7 +11,7 @@ from fuzzer.cli import app
 
 @app.command()
 def blocks(
-    as_json: bool = typer.Option(False, "--json", help="One JSON list of {id, family, title, seeds, dims, relations, hazards, reason}."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON list of {id, family, title, seeds, dims, relations, hazards, covered, reason}."),
     family: str = typer.Option("", "--family", help="Only this family."),
 ) -> None:
     """List the documented building blocks that networks are made of, and the relations that are checked on each backend alone.
