@@ -19,8 +19,8 @@ from specs.ops import pooling
 from specs.ops.fused_quantisation import BYTES, SCALED, minus, parameters, real, requantised, times
 from specs.ops.windows import cut, place, slide, taps
 from specs.program import Node
-from specs.rule import Operand
-from specs.tracked import Tracked
+from specs.rule import Operand, Unsupported
+from specs.tracked import Tracked, raw
 
 JOINED = 8  # operands of a QLinearConcat, at most
 WINDOW = {"kernel_shape": list[int], "strides": list[int], "pads": list[int], "auto_pad": "NOTSET"}
@@ -32,7 +32,7 @@ declare("QLinearAveragePool", SCALED.format("X") + " Y_scale:tensor(float) Y_zer
         {**WINDOW, "ceil_mode": 0, "count_include_pad": 0, "channels_last": 0}, T=BYTES)  # fmt: skip
 declare("QLinearSoftmax", SCALED.format("X") + " Y_scale:tensor(float) Y_zero:T", "Y:T", {"axis": -1, "opset": int}, T=BYTES)
 declare("QLinearConcat", "Y_scale:tensor(float) Y_zero:T a:T a_scale:tensor(float) a_zero:T "
-        + " ".join(f"x{i}:T? x{i}_scale:tensor(float)? x{i}_zero:T?" for i in range(1, JOINED)), "Y:T", {"axis": 0}, T=BYTES)  # fmt: skip
+        + " ".join(f"x{i}:T? x{i}_scale:tensor(float)? x{i}_zero:T?" for i in range(1, JOINED)), "Y:T", {"axis": int}, T=BYTES)  # fmt: skip
 
 
 def _first(x: Any) -> Any:
@@ -126,6 +126,8 @@ def average_pool(g: Draw) -> Rule:
 # softmax ---------------------------------------------------------------------------------------------------------------
 def _softmax(a: Node, x: Any, xs: Any, xz: Any, *out: Any) -> Any:
     """`opset` says which Softmax it was: before 13 everything from the axis on is one row. The zero point cancels."""
+    if bool((raw(out[0]) != 1 / 256).any()):
+        raise Unsupported("QLinearSoftmax: another scale of the result than 1/256")
     v = real(x, xs, xz)
     axis = a.axis % v.ndim
     if a.attrs["opset"] >= 13:  # `a.opset` is the model's
