@@ -153,7 +153,8 @@ def cast(node: Any, x: Any, form: Any) -> Any:
         return x.to(node.torch(form))
     rounding = Rounding.of(x.rounding.policy, form, x.rounding.coherent)
     if rounding.u <= x.rounding.u:
-        return x
+        lost = rounding.eta if rounding.eta > x.rounding.eta else 0.0  # float16 has the finer steps but the coarser quantum than bfloat16
+        return x if not lost else made(x.value, x.worst + lost, torch.hypot(x.spread, torch.full_like(x.spread, lost * STEP)), rounding)
     same = Tracked(x.value, x.worst, x.spread, rounding, x.sure)
     own = roundoff(same, x.value.abs())
     return made(x.value, x.worst + own, torch.hypot(x.spread, own * STEP), rounding)
