@@ -86,8 +86,8 @@ def called(network: Network, first: int, last: int, name: str) -> Network:
 def _if(network: Network, source: Source) -> Network:
     first, last, _, outputs = _part(network, source)
     carries("If", network.opset, outputs)
-    if any(None in v.shape for v in outputs):
-        raise Misfit("an If needs known shapes for its other branch")
+    if any(None in v.shape or v.format.numpy == object for v in outputs):
+        raise Misfit("an If needs known shapes, and zeros of the type, for its other branch")
     taken, inside = _renamed(network.steps[first:last], "_then", {})
     other = [replace(v, name=v.name + "_else") for v in outputs]
     zeros = [Step("Constant", "", [], [v], {"value": np.zeros([d or 0 for d in v.shape], v.format.numpy)}) for v in other]

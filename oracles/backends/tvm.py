@@ -31,6 +31,7 @@ UNSUPPORTED = (
     (r"must be (?:a )?(?:compile-time )?constants?\b|non-constant|compile-time constant", "a parameter computed at run time"),
     (r"requires a statically known|static shape is unknown|Shape dimension could not be inferred", "a shape known only at run time"),
     (r"symbolic dimension \w+ with non-1 constant|Size mismatch: .*relax\.(?:de)?quantize", "two sizes of which one is a name"),
+    (r"Expect value to be constant int", "a size known only at run time"),
     (r"Cannot use and / or / not operator to Expr", "named dims, by an accident of Python"),
     (r"int\(\) argument must be a string, a bytes-like object or a real number, not '(?:Var|DataflowVar|Call)'", "a parameter or size known only at run time"),
     (r"requires the input new shape to be Shape", "Reshape to a shape computed at run time"),

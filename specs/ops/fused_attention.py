@@ -19,7 +19,7 @@ from specs.formats import BFLOAT16, FLOAT, FLOAT16
 from specs.numerics import INF, Policy, Radii, zeros_like
 from specs.ops.attention import frontier, merge_heads, rotate, split_heads, weigh
 from specs.program import Node
-from specs.rule import Operand, Unsupported
+from specs.rule import Operand, Unsupported, UsageError
 from specs.terms import floor_div, known
 from specs.tracked import attribute, onto, raw, traced
 
@@ -146,6 +146,8 @@ def _grouped(a: Node, q: Any, k: Any, v: Any, past_key: Any, past_value: Any, le
         q, k, v = q.split([a.num_heads * size, a.kv_num_heads * size, a.kv_num_heads * size], 2)
     q, k, v = split_heads(q, a.num_heads), split_heads(k, a.kv_num_heads), split_heads(v, a.kv_num_heads)
     batch, _, new, _ = q.shape
+    if lengths.numel() != batch:
+        raise UsageError(f"GroupQueryAttention: seqlens_k has {lengths.numel()} elements for a batch of {batch}")
     buffer = 0 if past_key is None else past_key.shape[2]
     prompt = int(total) == new
     held = max(buffer, int(total))

@@ -13,7 +13,7 @@ from specs import Draw, Rule, op
 from specs.numerics import INF, Ball, ErrorRule, Policy, Radii, moves, zeros_like
 from specs.ops.shape import any_type
 from specs.program import Node
-from specs.rule import Dim, Operand
+from specs.rule import Dim, Operand, UsageError
 from specs.terms import known, minimum, prod
 
 
@@ -75,6 +75,8 @@ def gather(g: Draw) -> Rule:
 
 @any_type
 def _gather_elements(a: Node, x: Tensor, indices: Tensor) -> Tensor:
+    if indices.ndim != x.ndim:
+        raise UsageError(f"GatherElements: indices of rank {indices.ndim} for data of rank {x.ndim}")
     axis = a.axis % x.ndim
     return x.gather(axis, wrapped(indices, x.shape[axis]))
 

@@ -16,7 +16,7 @@ from specs.operator import meaning_only
 from specs.ops.gathering import least, loose, tuples, within, wrapped
 from specs.ops.shape import any_type
 from specs.program import Node
-from specs.rule import Dim, Unsupported
+from specs.rule import Dim, Unsupported, UsageError
 from specs.terms import known, minimum, prod
 
 SIGN = -(2**63)  # flips an unsigned 64-bit pattern into one whose signed order is the unsigned order
@@ -42,6 +42,8 @@ def scatter(a: Node, x: Tensor, axis: int, indices: Tensor, updates: Tensor) -> 
 
 
 def _elements_plan(a: Node, x: Tensor, indices: Tensor, updates: Tensor) -> tuple[Tensor, int, Tensor, Tensor]:
+    if indices.ndim != x.ndim or updates.shape != indices.shape:
+        raise UsageError(f"{a.name}: indices {list(indices.shape)} and updates {list(updates.shape)} for data of rank {x.ndim}")
     axis = a.axis % x.ndim
     return x, axis, wrapped(indices, x.shape[axis]), updates
 
