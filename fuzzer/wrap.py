@@ -17,7 +17,7 @@ from fuzzer.emit import FUNCTIONS
 from fuzzer.iteration import carries
 from fuzzer.network import Body, Function, Network, Step, Value
 from specs.draw import Source
-from specs.formats import BOOL, INT64
+from specs.formats import BOOL, INT64, STRING
 from specs.rule import Misfit
 
 #: Operators whose shape inference refuses an input of unknown size.
@@ -86,7 +86,7 @@ def called(network: Network, first: int, last: int, name: str) -> Network:
 def _if(network: Network, source: Source) -> Network:
     first, last, _, outputs = _part(network, source)
     carries("If", network.opset, outputs)
-    if any(None in v.shape or v.format.numpy == object for v in outputs):
+    if any(None in v.shape or v.format is STRING for v in outputs):
         raise Misfit("an If needs known shapes, and zeros of the type, for its other branch")
     taken, inside = _renamed(network.steps[first:last], "_then", {})
     other = [replace(v, name=v.name + "_else") for v in outputs]
