@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 BUILD_LIMIT = 300.0  # seconds, on a busy machine
 COMPILERS = ("g++", "clang++", "c++")
 #: For a second build of a kernel, whose threads can be stalled: see kernels/src/stalls.cpp.
-STALLING = ("-O1", "-fsanitize-coverage=trace-pc")
+STALLING = ("-fsanitize-coverage=trace-pc",)
 _THREADED = re.compile(rb"\b(?:omp|thread|pthread|async)\b")
 _INCLUDE = re.compile(rb'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
@@ -227,16 +228,26 @@ class Native:
         types  ONNX numbers of the inputs' and outputs' types; those of the arrays when they are not given
         Raises KernelFault for what no kernel may do.
         """
-        rooms, call = self._bound(attrs, inputs, outputs, regime, types)
-        stalled = self._again() if regime.stalls else None
-        code = self.entry(ctypes.byref(call)) if stalled is None else stalled(call)
-        rooms.examine()
-        if code not in (0, 1):
-            raise KernelFault(f"returned {code}")
-        return None if code else rooms.results()
 
-    def _stalled(self, symbol: str, defect: str) -> Callable[[_Call], int] | None:
-        """The kernel in a build of which threads are stalled; None for one that has no threads, or that does not build like this."""
+        def run(entry: Callable[[Any], int], how: Regime) -> list[np.ndarray | None] | None:
+            rooms, call = self._bound(attrs, inputs, outputs, how, types)
+            code = entry(ctypes.byref(call))
+            rooms.examine()
+            if code not in (0, 1):
+                raise KernelFault(f"returned {code}")
+            return None if code else rooms.results()
+
+        stalled = self._again() if regime.stalls else None
+        if stalled is None:
+            return run(self.entry, regime)
+        entry, halting = stalled
+        alone = replace(regime, threads=1)
+        plain, own, other = run(self.entry, alone), run(entry, alone), run(halting, regime)
+        # Another build may round otherwise: only what its threads did to each other is the kernel's.
+        return None if plain is None or own is None or other is None else [_where_apart(*found) for found in zip(plain, own, other, strict=True)]
+
+    def _stalled(self, symbol: str, defect: str) -> tuple[Any, Callable[[Any], int]] | None:
+        """The kernel in another build, as it is and with stalled threads; None for one that has no threads, or that does not build like this."""
         source = self.kernel.source
         if source is None or not any(_THREADED.search(text) for text in sources(source).values()):
             return None
@@ -247,14 +258,14 @@ class Native:
         if staller is None:
             return None
 
-        def call(arguments: _Call) -> int:
+        def halting(arguments: Any) -> int:
             staller.stalls_begin()
             try:
-                return int(entry(ctypes.byref(arguments)))
+                return int(entry(arguments))
             finally:
                 staller.stalls_end()
 
-        return call
+        return entry, halting
 
     def timed(
         self, attrs: Mapping[str, Any], inputs: Sequence[np.ndarray | None], outputs: Sequence[np.ndarray | None], types: Any = None
@@ -295,6 +306,18 @@ class Native:
             rooms.workspace = room = Room(size, 1, regime, True)
             room.content[:] = DIRT if regime.dirty else 0
             call.workspace, call.workspace_bytes = room.address, size
+
+
+def _where_apart(plain: np.ndarray | None, own: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | None:
+    """`plain`, but `other` in every element in which that is not `own`, bit by bit."""
+    if plain is None or own is None or other is None or own.tobytes() == other.tobytes():
+        return plain
+    result, step = plain.copy(), max(1, plain.itemsize)
+    bits = [np.ascontiguousarray(a).reshape(-1).view(np.uint8).reshape(-1, step) for a in (own, other)]
+    apart = (bits[0] != bits[1]).any(1)
+    flat = result.reshape(-1)
+    flat[apart] = np.ascontiguousarray(other).reshape(-1)[apart]
+    return flat.reshape(plain.shape)
 
 
 class Bare:

@@ -331,6 +331,13 @@ def test_a_library_is_built_once_for_what_it_depends_on(tmp_path: Path, monkeypa
     assert not list((tmp_path / "cache" / "kernels").glob("*.part"))
 
 
+def test_another_build_may_round_otherwise_and_only_what_threads_did_counts() -> None:
+    plain, own, other = (np.array(v, np.float32) for v in ([[1, 2, 3]], [[1.5, 2, 3]], [[1.5, 9, 3]]))
+    assert native._where_apart(plain, own, own) is plain
+    assert native._where_apart(plain, own, other).tolist() == [[1, 9, 3]]  # type: ignore[union-attr]
+    assert native._where_apart(np.float32(1).reshape(()), np.float32(2).reshape(()), np.float32(3).reshape(())) == 3
+
+
 def test_without_a_compiler_a_kernel_is_unsupported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUZZ_CACHE", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)
