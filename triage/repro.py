@@ -31,8 +31,8 @@ def repro(finding: Finding, timeout: float = 60.0, memory: int = 4 << 30) -> str
     for rows, packed in ((WORST + 1, 0), (2, 1), (1, 1), (1, 2)):  # the plainest that is short enough
         text = _script(finding, form, timeout, memory, rows, packed)
         if len(text.splitlines()) <= LINES:
-            break
-    return text
+            return text
+    return text.replace("\n\n\n", "\n\n")
 
 
 def _script(finding: Finding, form: Form, timeout: float, memory: int, rows: int, packed: int) -> str:
@@ -58,7 +58,7 @@ def _head(finding: Finding, form: Form) -> str:
 
 def _imports(form: Form, body: str) -> str:
     whole = body + UNPACK if "unpack(" in body else body
-    plain = sorted([*(name for name in ("base64", "ctypes", "os", "subprocess", "time", "zlib") if f"{name}." in whole), "sys"])
+    plain = sorted([*(name for name in ("base64", "ctypes", "os", "subprocess", "time", "zlib") if re.search(rf"\b{name}\.", whole)), "sys"])
     lines = [f"import {', '.join(plain)}"]
     if "Path(" in body:
         lines.append("from pathlib import Path")
@@ -140,11 +140,11 @@ def _values(finding: Finding, most: int) -> str:
     rows = worst_elements(finding)[:most]
     if not rows:
         return _whole(finding)
-    listed = "".join(f"    ({name!r}, {at!r}, {_exact(value)}, {_exact(bound)}),\n" for name, at, value, bound in rows)
+    each = [f"({name!r}, {at!r}, {_exact(value)}, {_exact(bound)})" for name, at, value, bound in rows]
+    listed = each[0] if len(each) == 1 else "\n" + "".join(f"    {row},\n" for row in each)
     return f"""\
 # Output, element, value in float64 arithmetic, and the largest error that rounding can explain.
-EXPECTED = [
-{listed}]
+EXPECTED = [{listed}]
 bad = []
 {_loop(finding)}
     outputs = run(inputs)
