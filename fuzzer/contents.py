@@ -9,7 +9,7 @@ from specs.draw import Source
 from specs.formats import Format
 
 WORDS = ("a", "Tea", "tea", "", "two words", "x-y-z", " lead", "straße", "A")
-REGIMES = ("uniform", "normal", "grid", "positive", "small", "sparse", "powers")
+REGIMES = ("uniform", "normal", "grid", "positive", "small", "sparse", "powers", "placed")
 
 
 def draw_contents(v: Value, source: Source, rng: np.random.Generator) -> np.ndarray:
@@ -25,11 +25,11 @@ def draw_contents(v: Value, source: Source, rng: np.random.Generator) -> np.ndar
     if form.is_integer:
         span = 6 if source.choose(4) < 3 else min(100, int(form.largest))
         return np.asarray(rng.integers(max(-span, int(form.lowest)), span + 1, shape)).astype(form.numpy)
-    return regime(REGIMES[source.choose(len(REGIMES))], shape, form, rng)
+    return regime(REGIMES[source.choose(len(REGIMES))], shape, form, rng, denormal=v.kind == "input")
 
 
-def regime(name: str, shape: list[int], form: Format, rng: np.random.Generator) -> np.ndarray:
-    """Floats of one regime, rounded to the format."""
+def regime(name: str, shape: list[int], form: Format, rng: np.random.Generator, denormal: bool = True) -> np.ndarray:
+    """Floats of one regime, rounded to the format. Denormal ones only where the reference asks for them: of inputs, not of weights."""
     if name == "uniform":
         x = rng.uniform(-2, 2, shape)
     elif name == "normal":
@@ -42,9 +42,17 @@ def regime(name: str, shape: list[int], form: Format, rng: np.random.Generator) 
         x = rng.uniform(-1, 1, shape) * 2.0**-6
     elif name == "sparse":
         x = rng.standard_normal(shape) * (rng.random(shape) < 0.4)
-    else:
+    elif name == "powers":
         x = rng.choice([-1.0, 1.0], shape) * 2.0 ** rng.integers(-4, 4, shape)
+    else:
+        x = np.where(rng.random(shape) < 0.3, rng.choice(_special(form, denormal), shape), rng.standard_normal(shape))
     return np.asarray(x).astype(form.numpy)
+
+
+def _special(form: Format, denormal: bool) -> np.ndarray:
+    """Both zeros, the smallest normal number and what lies below it, the neighbours of 1."""
+    values = [0.0, -0.0, form.tiny, -form.tiny, 1.0, 1.0 + 2 * form.u, 1.0 - form.u, -1.0]
+    return np.array([*values, *([form.tiny / 2, -form.tiny / 4] if denormal and form.bits >= 16 else [])])
 
 
 def _ranged(v: Value, shape: list[int], rng: np.random.Generator) -> np.ndarray:

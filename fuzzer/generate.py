@@ -16,8 +16,9 @@ from fuzzer.decided import decided
 from fuzzer.emit import emit, fill
 from fuzzer.grow import EVERYTHING, Menu
 from fuzzer.network import Network
+from fuzzer.regimes import both_sides
 from fuzzer.repair import tame
-from fuzzer.search import Found, search
+from fuzzer.search import RESTARTS, Found, search
 from fuzzer.sizes import more_sizes
 from fuzzer.sources import Seeded
 from fuzzer.wiring import grow
@@ -70,17 +71,17 @@ def complete(source: Source, network: Network, origin: Mapping[str, object] | No
     proto = emit(network)
     program = Program(proto, torch.float64)
     times.append(time.perf_counter())
-    found = search(network.leaves, program, source)
+    found = _searched(network, program, source)
     repairs = 0
     while not found.safe and repairs < REPAIRS and tame(network, found.at, source):
         repairs += 1
         proto = emit(network)
         program = Program(proto, torch.float64)
-        found = search(network.leaves, program, source)
+        found = _searched(network, program, source)
     times.append(time.perf_counter())
     expected = None
     if found.safe:
-        found, expected = decided(program, found, lambda c: _refill(program, network, c), lambda: search(network.leaves, program, source, 1))
+        found, expected = decided(program, found, lambda c: _refill(program, network, c), lambda: _searched(network, program, source, 1))
     times.append(time.perf_counter())
     fill(proto, found.contents)
     inputs = _refill(program, network, found.contents)
@@ -92,6 +93,12 @@ def complete(source: Source, network: Network, origin: Mapping[str, object] | No
     others = more_sizes(network, proto, program, found.contents, source) if named else []
     seconds = {stage: float(t) for stage, t in zip(("grow", "emit", "search", "reference", "check"), np.diff(times), strict=True)}
     return Generated(Case(model, inputs, dict(origin or {}), tuple(others)), network, program, found, seconds, repairs, expected)
+
+
+def _searched(network: Network, program: Program, source: Source, restarts: int = RESTARTS) -> Found:
+    """Safe contents, moved to both sides of what has two."""
+    found = search(network.leaves, program, source, restarts)
+    return both_sides(network.leaves, program, found) if found.safe else found
 
 
 def _network(source: Source, nodes: int, menu: Menu, elements: int) -> Network:

@@ -67,7 +67,11 @@ class _Watch:
         meaning = node.op.meaning
         if self.want and node.op.proxy is not None and args and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
             meaning = node.op.proxy
-        result = [wrap(v, f) for v, f in zip(outputs(meaning(node, *args)), node.out_formats, strict=False)]
+        try:
+            result = [wrap(v, f) for v, f in zip(outputs(meaning(node, *args)), node.out_formats, strict=False)]
+        except IndexError:  # an index that was computed from what moves
+            self.first, self.how = self.first or node, self.how or "indexes outside its operand"
+            raise _Outside from None
         for y, form in zip(result, node.out_formats, strict=False):
             if form is None or not form.is_float or not isinstance(y, torch.Tensor) or not y.numel():
                 continue
@@ -116,7 +120,7 @@ def search(leaves: Sequence[Value], program: Program, source: Source, restarts: 
         furthest = -1
         for _ in range(CANDIDATES):
             drawn = {v.name: draw_contents(v, source, rng) for v in leaves}
-            found = unsafe_at(program, _tensors(leaves, drawn))
+            found = unsafe_at(program, as_tensors(leaves, drawn))
             if found is None or order.get(found[0].outputs[0], 0) > furthest:
                 contents, violation = drawn, found
                 furthest = order.get(found[0].outputs[0], 0) if found else furthest
@@ -131,7 +135,7 @@ def search(leaves: Sequence[Value], program: Program, source: Source, restarts: 
     return Found(contents, violation is None, steps, time.perf_counter() - start, why, violation[0].outputs[0] if violation else "")
 
 
-def _tensors(leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def as_tensors(leaves: Sequence[Value], contents: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {v.name: to_torch(contents[v.name], v.format, torch.float64) for v in leaves}
 
 
@@ -141,7 +145,7 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
     Steps are scaled by the leaf's own largest gradient, so that a loss far down a steep path moves its leaves as fast as one
     close by; rounding to the declared formats is checked as soon as no loss is left.
     """
-    tensors = _tensors(leaves, contents)
+    tensors = as_tensors(leaves, contents)
     free = [v for v in leaves if v.format.is_float and v.low is None and v.high is None]
     for v in free:
         tensors[v.name].requires_grad_(True)
@@ -157,8 +161,8 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
             evaluate(program.graph, dict(tensors), watch)
         active = [x for x in watch.losses if x.requires_grad]
         if not active:
-            found.update({v.name: _rounded(tensors[v.name], v) for v in free})
-            violation = unsafe_at(program, _tensors(leaves, found)) if not watch.losses else watch.violation
+            found.update({v.name: rounded(tensors[v.name], v) for v in free})
+            violation = unsafe_at(program, as_tensors(leaves, found)) if not watch.losses else watch.violation
             break
         total = torch.stack(active).sum()
         size = float(total.detach())
@@ -176,6 +180,6 @@ def _descend(program: Program, leaves: Sequence[Value], contents: Mapping[str, n
     return taken, found, violation
 
 
-def _rounded(tensor: torch.Tensor, v: Value) -> np.ndarray:
+def rounded(tensor: torch.Tensor, v: Value) -> np.ndarray:
     limit = HEADROOM * v.format.largest
     return tensor.detach().nan_to_num().clamp(-limit, limit).numpy().astype(v.format.numpy)

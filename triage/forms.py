@@ -84,7 +84,10 @@ def to_numpy(value):
     raw.raw_data = ctypes.string_at(value.data_ptr(), size) if size else b""
     return numpy_helper.to_array(raw)
 """
-_LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+_LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL", "threads": "ORT_ENABLE_ALL",
+           "flush": "ORT_ENABLE_ALL"}  # fmt: skip
+_MORE = {"threads": "\n    options.intra_op_num_threads = 4 if setting == 'threads' else 1",
+         "flush": "\n    if setting == 'flush':\n        options.add_session_config_entry('session.set_denormal_as_zero', '1')"}  # fmt: skip
 
 
 @form("onnxruntime")
@@ -95,6 +98,7 @@ def onnxruntime(case: Case, settings: Sequence[str]) -> Form:
     odd = any(v.type.tensor_type.elem_type not in plain for v in (*graph.input, *graph.output) if v.type.HasField("tensor_type"))
     table = ", ".join(f'"{s}": "{_LEVELS[split(s)[0]]}"' for s in settings)
     off = ', disabled_optimizers=setting.split("~")[1:]' if any(split(s)[1] for s in settings) else ""
+    more = "".join(line for name, line in _MORE.items() if any(split(s)[0] == name for s in settings))
     code = f"""\
 LEVELS = {{{table}}}
 
@@ -102,7 +106,7 @@ LEVELS = {{{table}}}
 def load(setting):
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1{more}
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[setting])
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]{off})
 {_ORT_BYTES if odd else _ORT_PLAIN}"""
