@@ -10,6 +10,7 @@ import torch
 from benchmarks import Figures, Scale, benchmark
 from fuzzer.generate import Generated, generate_from
 from fuzzer.process import settle
+from fuzzer.regimes import reached
 from fuzzer.sources import Seeded
 from specs.numerics import outputs
 from specs.program import Node, Program, plain
@@ -24,6 +25,7 @@ def inputs(scale: Scale) -> Figures:
 
     share_safe          safe inputs found for the network that is run
     share_safe_as_drawn the same without replacing an operator of a network that has none (Acosh of a Tanh)
+    share_both_sides    two-sided nodes (Relu, Clip, Max, comparisons ...) with data on both; of those left many cannot (Relu of a Sigmoid)
     share_gradient_path networks in which gradients pass every operator on the way from the float inputs to a float result
     """
     settle()
@@ -35,6 +37,8 @@ def inputs(scale: Scale) -> Figures:
         figures[f"share_safe_as_drawn_{nodes}"] = sum(m.found.safe and not m.repairs for m in made) / len(made)
         figures[f"ms_search_{nodes}"] = statistics.median(m.seconds["search"] for m in made) * 1e3
         figures[f"share_searched_by_gradient_{nodes}"] = sum(m.found.steps > 0 for m in made) / len(made)
+        sides = [reached(m.program, m.program.feeds(m.case.inputs)) for m in made if m.found.safe]
+        figures[f"share_both_sides_{nodes}"] = sum(r.both for r in sides) / max(1, sum(r.nodes for r in sides))
         figures[f"share_gradient_path_{nodes}"] = sum(_differentiable(m) for m in made) / len(made)
     return figures
 
@@ -53,7 +57,8 @@ def _differentiable(made: Generated) -> bool:
         return list(eased)
 
     broken = list[str]()
-    feeds = {k: v.requires_grad_(True) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in program.feeds(made.case.inputs).items()}
+    given: dict[str, Any] = {**program.feeds(made.case.inputs)}
+    feeds = {k: v.requires_grad_(True) if isinstance(v, torch.Tensor) and v.is_floating_point() else v for k, v in given.items()}
     program.run(feeds, node)
     return not broken
 

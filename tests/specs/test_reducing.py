@@ -138,3 +138,26 @@ def test_a_mean_of_doubtful_integers_moves_by_their_mean_and_one(kind: Any) -> N
     for doubt in ((0, 0), (1, 0), (0, 1), (1, 1)):  # 2 and 3 may be 1 and 2
         legal = (2 - doubt[0] + 3 - doubt[1] + 2 + 10) // 4
         assert abs(int(ball.value) - legal) <= float(ball.worst) <= 2
+
+
+def test_errors_of_one_origin_add_up_in_a_sum() -> None:
+    """One uncertain number in a thousand elements: their mean is as uncertain as it is, not a thirtieth of that."""
+
+    def spread(body: str) -> float:
+        text = f'<ir_version: 8, opset_import: ["" : 18]> agraph (float[1] x, float[1000] z) => (float[1] y) {{ axes = Constant<value_ints = [0]>() {body} }}'
+        inputs = {"x": np.array([0.7], F32), "z": np.zeros(1000, F32)}
+        return float(reference(Program(onnx.parser.parse_model(text), torch.float64), inputs)["y"].ball.spread)
+
+    one = spread("y = Tanh(x)")
+    for body in ("t = Tanh(x) n = Constant<value_ints = [1000]>() b = Expand(t, n)", "t = Tanh(x) b = Max(t, z)", "t = Tanh(x) b = Add(z, t)"):
+        assert spread(f"{body} y = ReduceMean(b, axes)") >= one
+    apart = spread("t = Add(z, x) b = Tanh(t) y = ReduceMean(b, axes)")
+    assert apart < 20 * one, "each by itself: only the sum's own rounding"
+
+
+def test_a_zero_point_on_a_tie_moves_all_elements_together() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 18]> agraph (float[64] x) => (float[1] y) {
+        q, s, z = DynamicQuantizeLinear(x) f = Cast<to: int = 1>(q) axes = Constant<value_ints = [0]>() y = ReduceSum(f, axes) }"""
+    x = np.linspace(-2, 2, 64).astype(F32)
+    ball = reference(Program(onnx.parser.parse_model(text), torch.float64), {"x": x})["y"].ball
+    assert float(ball.spread) >= 64 / 2
