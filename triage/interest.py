@@ -60,7 +60,8 @@ def same_failure(finding: Finding, run: Run, judge: Judge = judged, guilty: Sequ
 def _same(finding: Finding, case: Case, outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], least: float) -> bool:
     v, failing = finding.verdict, finding.failing[0]
     here = [x for x in verdicts if x.setting == failing and x.verdict == v.verdict]
-    if not here or any(x.is_finding for x in verdicts if x.setting not in finding.failing):
+    others = {x.setting for x in finding.verdicts if x.is_finding}  # of another defect, where it is not this one
+    if not here or any(x.is_finding and (x.verdict == v.verdict or x.setting not in others) for x in verdicts if x.setting not in finding.failing):
         return False
     beside = VALUES if v.verdict == "unstable" else ()  # what differs from run to run is wrong in one of them
     if any(x.is_finding and x.verdict != v.verdict and x.verdict not in beside for x in verdicts if x.setting == failing):

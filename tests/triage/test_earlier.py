@@ -18,13 +18,14 @@ from oracles.plugin import backends
 from oracles.pool import run
 from oracles.records import Case
 from tests.triage.test_finding import found
-from triage.cause import LATER
+from triage.cause import LATER, cause
 from triage.draft import Draft
 from triage.earlier import carried
 from triage.finding import Finding
 from triage.interest import reduce_finding
 from triage.matters import matters
 from triage.reduce import reduce
+from triage.replay import judged
 from triage.report import claim, readme
 from triage.repro import repro
 
@@ -137,3 +138,19 @@ def test_running_statistics_that_stay_behind_are_known(tmp_path: Path) -> None:
     (tmp_path / "repro.py").write_text(repro(kept))
     done = subprocess.run([sys.executable, "repro.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1 and "wrong values at ['off'" in done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not backends()["onnxruntime"].available(), reason="needs onnxruntime")
+def test_another_defect_at_another_level_is_in_nobodys_way() -> None:
+    """Statistics that stay behind differ without optimisation; the Shrink of a double, behind them, is wrong at every level."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g () => (double[2] y)
+        <double[3,2] x = {0.1, -2.3, 1.7, 0.9, 3.1, -0.7}, double[2] s = {1, 2}, double[2] b = {0, 1}, double[2] m = {1, 1}, double[2] v = {3.3, 1.7}> {
+        t, rm, rv = BatchNormalization<training_mode = 1>(x, s, b, m, v) y = Shrink<lambd = 0.5, bias = 0.1>(rv)
+    }"""
+    case = Case(parser.parse_model(text).SerializeToString(), {})
+    outcomes = run(case, "onnxruntime:off+all")
+    verdicts = judged(case, outcomes)
+    assert {(v.setting, v.verdict) for v in verdicts if v.is_finding} == {("off", "unstable"), ("off", "wrong"), ("all", "wrong")}
+    verdict = next(v for v in verdicts if v.verdict == "unstable")
+    small, result = reduce_finding(Finding(cause(case, verdict, outcomes, verdicts), case, verdict, tuple(outcomes), tuple(verdicts)), run)
+    assert result.finished and len(ops(small.case)) <= 2 and "BatchNormalization" in ops(small.case) and small.known is not None
