@@ -21,6 +21,7 @@ from specs.pointwise import aligned, aligned_balls, answer, as_float, monotone_a
 from specs.program import Node
 from specs.terms import broadcast
 
+ONTO = 3.0  # roundings at the size of an operand when a fused contraction is summed onto it
 EXACT_DOUBLE = 2.0**53  # integers above it are not all representable in the double that integer powers go through
 
 
@@ -32,13 +33,18 @@ def _binary(g: Draw) -> Rule:
 
 # Add, Sub, Mul ---------------------------------------------------------------------------------------------------------
 def _sum_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
-    """e_a + e_b + u (|a| + |b|), which covers any regrouping of chains of sums; u |y| where that is not allowed."""
+    """e_a + e_b + u (|a| + |b|), which covers any regrouping of two sums; u |y| where that is not allowed.
+
+    Where an operand was computed, it may be a contraction that is summed onto the other one: block by block, and its bias after that.
+    """
     a, b = aligned_balls(node, balls)
-    form, y, own = node.out_formats[0], ys[0], None
+    form, y, own, again = node.out_formats[0], ys[0], None, None
     if form.is_float:
         size = a.value.abs() + b.value.abs() if policy.reassociation else y.abs()
         own = size * policy.u(form) + (size != 0) * policy.eta(form)
-    return answer(add(a.worst, b.worst), quadrature(a.spread, b.spread), y, own)
+        if policy.reassociation and (a.worst is not None or b.worst is not None):
+            again = own * (ONTO - 1)
+    return answer(add(a.worst, b.worst, again), quadrature(a.spread, b.spread), y, own)
 
 
 def _product_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:

@@ -57,3 +57,16 @@ def test_a_choice_of_neighbours_is_left_to_the_ball() -> None:
     for value, verdicts in ((0, ("ok", "noise")), (1, ("ok", "noise")), (2, ("wrong",))):
         got[0, 0, 6] = value
         assert weigh(compare("b", "s", "y", want, got)).verdict in verdicts
+
+
+def test_a_contraction_may_be_summed_onto_what_is_added_to_it() -> None:
+    """A fused convolution begins with the other operand of Add, then adds its products and its bias: two roundings at that operand's size."""
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[1,1,1] x, float[1,1,1] w, float[1] b, float[1,1,1] z) => (float[1,1,1] y)
+        { c = Conv(x, w, b)  y = Add(c, z) }"""
+    program = Program(parser.parse_model(text).SerializeToString(), torch.float64)
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        x, w, b = (draw.normal(0, 0.02, n).astype(np.float32) for n in ((1, 1, 1), (1, 1, 1), 1))
+        z = np.ones((1, 1, 1), np.float32)
+        want = reference(program, {"x": x, "w": w, "b": b, "z": z})["y"]
+        assert compare("b", "s", "y", want, (z + b) + x * w).grade != "certified"
