@@ -35,14 +35,18 @@ class _Balls:
         self.policy = policy
 
     def __call__(self, node: Node, args: list[Any]) -> Sequence[Any]:
-        balls: list[Any] = [None if a is None else a if isinstance(a, (Ball, list)) else Ball(a) for a in args]
-        ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *[_value(b) for b in balls])), node.out_formats, strict=False)]
-        radii = node.op.error(node, self.policy, balls, ys)
-        together = _together(node, balls, ys)
-        for y, (worst, spread) in zip(ys, radii, strict=False):
-            if isinstance(y, torch.Tensor) and any(r is not None and r.shape != y.shape for r in (worst, spread)):
-                raise ValueError(f"{node.op.name}: a radius of another shape than the value's: the operator's error rule is wrong")
-        return [_watched(y, worst, spread, form, together) for y, (worst, spread), form in zip(ys, radii, node.out_formats, strict=False)]
+        balls: list[Any] = [a if a is None or isinstance(a, (Ball, list)) else Ball(a) for a in args]
+        values = [b.value if isinstance(b, Ball) else _value(b) for b in balls]
+        forms = node.out_formats
+        ys = [wrap(y, f) for y, f in zip(outputs(node.op.meaning(node, *values)), forms, strict=False)]
+        results, together = list[Any](), None
+        for y, (worst, spread), form in zip(ys, node.op.error(node, self.policy, balls, ys), forms, strict=False):
+            if worst is not None:
+                if isinstance(y, torch.Tensor) and (worst.shape != y.shape or (spread is not None and spread.shape != y.shape)):
+                    raise ValueError(f"{node.op.name}: a radius of another shape than the value's: the operator's error rule is wrong")
+                together = _together(node, balls, ys) if together is None else together
+            results.append(_watched(y, worst, spread, form, bool(together)))
+        return results
 
 
 def _together(node: Node, balls: Sequence[Any], ys: Sequence[Any]) -> bool:
@@ -117,15 +121,14 @@ def _given(t: Any, form: Format | None) -> Any:
 
 def _expected(program: Program, results: Mapping[str, Any], policy: Policy) -> dict[str, Expected]:
     """Radii are of the first order: each node rounds the value it should have. The value it has is off by as much as its radius."""
-    units = max((policy.u(f) for f in program.formats.values() if f.bits >= 16), default=0.0) * len(program.graph.nodes)
-    balls = {name: _as_ball(value) for name, value in results.items()}
-    return {name: Expected(_widened(ball, 1 + SECOND + 2 * units), program.formats.get(name)) for name, ball in balls.items()}
+    by = 1 + SECOND + 2 * len(program.graph.nodes) * max((policy.u(f) for f in program.coarsest), default=0.0)
+    return {name: Expected(_widened(_as_ball(value), by), program.formats.get(name)) for name, value in results.items()}
 
 
 def _widened(ball: Ball, by: float) -> Ball:
     if not isinstance(ball.worst, torch.Tensor) or not ball.value.is_floating_point():  # steps are whole
         return ball
-    return ball._replace(worst=ball.worst * by)
+    return Ball(ball.value, ball.worst * by, ball.spread)
 
 
 def _as_ball(value: Any) -> Ball:

@@ -8,7 +8,7 @@ reference). The interpreters differ only in the function they apply at each node
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,11 @@ class Program:
         node.out_formats = [node.body.formats.get(o) for o in proto.output]
         self.formats.update({o: f for o, f in zip(proto.output, node.out_formats, strict=True) if f is not None})
         return node
+
+    @cached_property
+    def coarsest(self) -> list[Format]:
+        """The float format of 16 bits or more that rounds most; none in a model of integers."""
+        return sorted((f for f in self.formats.values() if f.is_float and f.bits >= 16), key=lambda f: f.u)[-1:]
 
     def run(self, feeds: Mapping[str, torch.Tensor], apply: Apply | None = None, keep: bool = False) -> dict[str, Any]:
         """Evaluate on torch inputs; returns the outputs by name, or every value of the main graph when `keep`."""
