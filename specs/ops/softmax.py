@@ -12,9 +12,11 @@ from torch import Tensor
 from specs import Draw, Rule, op
 from specs.exponentials import log_softmax_radii, softmax_radii
 from specs.formats import Format
-from specs.numerics import EXACT, INF, Ball, Policy, Radii, zeros_like
+from specs.numerics import EXACT, INF, TYPICAL, Ball, Policy, Radii
 from specs.ops.scanning import WIDE, candidates
 from specs.program import Node
+
+ALONE = 4.0  # units of roundoff: kernels with an exponential of their own give 1 - u for a row of one element
 
 
 # meanings ------------------------------------------------------------------------------------------------------------
@@ -52,21 +54,21 @@ def _setting(node: Any, balls: Sequence[Ball | None]) -> tuple[Format, Ball, Ten
     return form, _reshaped(ball, x), x, axis
 
 
-def _alone(ball: Ball, x: Tensor, axis: int, y: Tensor) -> Sequence[Radii] | None:
-    """A row of one element is 1, and its logarithm 0, whatever the element is: exp(0) / exp(0). None for longer rows."""
+def _alone(policy: Policy, form: Format, ball: Ball, x: Tensor, axis: int, y: Tensor) -> Sequence[Radii] | None:
+    """A row of one element is 1, and its logarithm 0, whatever the element is: exp(0) / exp(0), each as exact as an exponential is. None for longer rows."""
     if x.shape[axis] != 1:
         return None
-    if ball.worst is None or bool((ball.worst < INF).all()):
-        return [EXACT]  # what is infinite gives a NaN, which the interpreter finds undecided
-    open_ = zeros_like(x).masked_fill(~(ball.worst < INF), INF).reshape(y.shape)
-    return [(open_, open_)]
+    own = torch.full(y.shape, ALONE * policy.u(form), dtype=torch.float64)
+    if ball.worst is not None and not bool((ball.worst < INF).all()):
+        own = own.masked_fill(~(ball.worst < INF).reshape(y.shape), INF)
+    return [(own, own * TYPICAL)]  # what is infinite gives a NaN, which the interpreter finds undecided
 
 
 def _softmax_error(node: Any, policy: Policy, balls: Sequence[Ball | None], ys: Sequence[Any]) -> Sequence[Radii]:
     form, ball, x, axis = _setting(node, balls)
     if not x.numel():
         return [EXACT]
-    if (alone := _alone(ball, x, axis, ys[0])) is not None:
+    if (alone := _alone(policy, form, ball, x, axis, ys[0])) is not None:
         return alone
     worst, spread = softmax_radii(policy, form, x, ball, axis)
     return [(worst.reshape(ys[0].shape), spread.reshape(ys[0].shape))]
@@ -76,7 +78,7 @@ def _log_softmax_error(node: Any, policy: Policy, balls: Sequence[Ball | None], 
     form, ball, x, axis = _setting(node, balls)
     if not x.numel():
         return [EXACT]
-    if (alone := _alone(ball, x, axis, ys[0])) is not None:
+    if (alone := _alone(policy, form, ball, x, axis, ys[0])) is not None:
         return alone
     worst, spread = log_softmax_radii(policy, form, x, ball, ys[0].reshape(x.shape), axis)
     return [(worst.reshape(ys[0].shape), spread.reshape(ys[0].shape))]
