@@ -12,6 +12,8 @@ from fuzzer.settings import Settings
 from fuzzer.shrinking import Drawn
 from fuzzer.sources import Recorded, Seeded
 
+MOST = 500  # choices more than twice as many as there were
+
 
 class Drawing:
     """Case number i, from choices of any kind."""
@@ -36,7 +38,7 @@ class Drawing:
         return generate_from(source, nodes, menu, origin=origin)
 
     def again(self, index: int, choices: Sequence[int]) -> Drawn | None:
-        """The case of these choices; None when what is drawn has no safe inputs."""
-        source = Recorded(choices)
+        """The case of these choices; None when what is drawn has no safe inputs. Raises RuntimeError when the drawing does not end."""
+        source = Recorded(choices, MOST + 2 * len(choices))
         made = self.generated(index, source)
         return Drawn(made.case, tuple(source.trail), tuple(source.spans)) if made.found.safe and made.network.steps else None

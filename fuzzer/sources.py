@@ -27,16 +27,19 @@ class Seeded:
 class Recorded:
     """Replays a list of choices; past its end, and where a choice no longer fits, the simplest one is taken.
 
+    most   choices, after which RuntimeError is raised: where the simplest does not fit, a drawing may ask for ever
     spans  where the choices of one operator begin and end
     """
 
-    def __init__(self, choices: Sequence[int]) -> None:
-        self._choices = choices
+    def __init__(self, choices: Sequence[int], most: int = 1 << 20) -> None:
+        self._choices, self._most = choices, most
         self.trail: list[int] = []
         self.spans: list[tuple[int, int]] = []
 
     def choose(self, n: int) -> int:
         at = len(self.trail)
+        if at >= self._most:
+            raise RuntimeError(f"a drawing does not end after {at} choices")
         value = min(self._choices[at], n - 1) if at < len(self._choices) else 0
         self.trail.append(value)
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -12,7 +13,7 @@ from corpus import walk
 from fuzzer.drawing import Drawing
 from fuzzer.investigation import redrawing
 from fuzzer.settings import Budget, Settings
-from fuzzer.shrinking import shrink
+from fuzzer.shrinking import Drawn, shrink
 from fuzzer.sources import Recorded, Seeded
 from oracles.plugin import Target
 from oracles.records import Case
@@ -88,3 +89,18 @@ def test_a_recorded_source_tells_what_belongs_together() -> None:
     source.together(lambda: [source.choose(9) for _ in range(3)])
     source.together(lambda: source.choose(2))
     assert source.spans == [(1, 4), (4, 5)] and source.trail == [3, 1, 4, 1, 1]
+
+
+def test_a_drawing_that_does_not_end_is_no_case(large: list[Case]) -> None:
+    """Where the simplest operator never fits, the simplest choices ask for it again and again."""
+    source = Recorded([1], most=40)
+    with pytest.raises(RuntimeError, match="does not end after 40"):
+        while source.choose(7) < 7:
+            pass
+
+    def never(choices: Sequence[int]) -> Drawn | None:
+        if len(choices) < len(large[0].origin["choices"]):
+            raise RuntimeError("a drawing does not end after 40 choices")
+        return DRAWING.again(large[0].origin["index"], choices)
+
+    assert shrink(large[0], never, lambda case: False, 1.0).case.id == large[0].id
