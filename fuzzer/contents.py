@@ -10,6 +10,9 @@ from specs.formats import Format
 
 WORDS = ("a", "Tea", "tea", "", "two words", "x-y-z", " lead", "straße", "A")
 REGIMES = ("uniform", "normal", "grid", "positive", "small", "sparse", "powers", "placed")
+#: What operators name as hazards: logits far apart, rows that hardly vary, sums near the largest number of a half.
+HAZARDS = ("far", "level", "large")
+RARE = 24  # one leaf in so many
 
 
 def draw_contents(v: Value, source: Source, rng: np.random.Generator) -> np.ndarray:
@@ -25,7 +28,9 @@ def draw_contents(v: Value, source: Source, rng: np.random.Generator) -> np.ndar
     if form.is_integer:
         span = 6 if source.choose(4) < 3 else min(100, int(form.largest))
         return np.asarray(rng.integers(max(-span, int(form.lowest)), span + 1, shape)).astype(form.numpy)
-    return regime(REGIMES[source.choose(len(REGIMES))], shape, form, rng, denormal=v.kind == "input")
+    drawn = source.choose(RARE * len(REGIMES))
+    name = HAZARDS[drawn % len(HAZARDS)] if drawn >= (RARE - 1) * len(REGIMES) else REGIMES[drawn % len(REGIMES)]
+    return regime(name, shape, form, rng, denormal=v.kind == "input")
 
 
 def regime(name: str, shape: list[int], form: Format, rng: np.random.Generator, denormal: bool = True) -> np.ndarray:
@@ -44,6 +49,12 @@ def regime(name: str, shape: list[int], form: Format, rng: np.random.Generator, 
         x = rng.standard_normal(shape) * (rng.random(shape) < 0.4)
     elif name == "powers":
         x = rng.choice([-1.0, 1.0], shape) * 2.0 ** rng.integers(-4, 4, shape)
+    elif name == "far":
+        x = rng.uniform(-80, 80, shape)
+    elif name == "level":
+        x = rng.uniform(1, 4) + rng.uniform(-1, 1, shape) * 2.0**-6
+    elif name == "large":
+        x = rng.uniform(-1, 1, shape) * min(float(form.largest), 65504.0) / 8
     else:
         x = np.where(rng.random(shape) < 0.3, rng.choice(_special(form, denormal), shape), rng.standard_normal(shape))
     return np.asarray(x).astype(form.numpy)

@@ -94,7 +94,7 @@ op("Exp", meaning=lambda a, x: x.exp(), error=monotone(4.5, rooted=True), safe=_
 op("Sinh", meaning=lambda a, x: x.sinh(), error=monotone(4, 1, rooted=True), safe=_exponent)(_any)
 # not monotone, but convex and even: the larger end is the farthest point
 op("Cosh", meaning=lambda a, x: x.cosh(), error=monotone(5, rooted=True), safe=_exponent)(_any)
-unary("Log", torch.log, error=monotone(5.2), safe=lambda x: 1e-6 - x)
+unary("Log", torch.log, error=monotone(6), safe=lambda x: 1e-6 - x)
 unary("Tanh", torch.tanh, error=monotone(5, 2, rooted=True))
 unary("Asinh", torch.asinh, error=monotone(4, 1, rooted=True))
 unary("Acosh", torch.acosh, error=monotone(4, 1), safe=lambda x: 1 - x)

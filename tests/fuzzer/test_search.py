@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzer.contents import REGIMES, draw_contents, regime
+from fuzzer.contents import HAZARDS, REGIMES, draw_contents, regime
 from fuzzer.generate import generate_from
 from fuzzer.network import Value
 from fuzzer.search import HEADROOM, Found, search
@@ -103,7 +103,7 @@ def test_98_of_100_networks_have_safe_inputs() -> None:
 
 # contents ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("form", [FLOAT, FLOAT16, BFLOAT16, DOUBLE], ids=str)
-@pytest.mark.parametrize("name", REGIMES)
+@pytest.mark.parametrize("name", [*REGIMES, *HAZARDS])
 def test_every_regime_is_finite_in_every_format(name: str, form: Format) -> None:
     x = regime(name, [64, 8], form, np.random.default_rng(0))
     assert x.dtype == form.numpy and x.shape == (64, 8) and bool(np.isfinite(x.astype(np.float64)).all())
@@ -127,3 +127,21 @@ def test_integers_and_flags_fit_their_format() -> None:
     assert a.dtype == np.int8 and abs(a.astype(int)).max() <= 100
     assert draw_contents(leaf("s", FLOAT, ()), Seeded(1), rng).shape == ()
     assert draw_contents(leaf("e", INT64, (0, 3)), Seeded(1), rng).shape == (0, 3)
+
+
+def test_hazards_are_aimed_at_now_and_then_and_the_reference_stays_finite() -> None:
+    rng = np.random.default_rng(3)
+    drawn = [draw_contents(leaf("x", FLOAT16, (40,)), Seeded("hazards", i), rng).astype(np.float64) for i in range(600)]
+    far, level, large = (
+        [x for x in drawn if f(x)]
+        for f in (
+            lambda x: 40 < abs(x).max() < 81,  # type: ignore[var-annotated]
+            lambda x: 0 < np.ptp(x) < 2.0**-4 and x.min() > 0.9,
+            lambda x: abs(x).max() > 4000,
+        )
+    )
+    assert all(2 <= len(kind) <= 40 for kind in (far, level, large))
+    text = "agraph (float16[4,5] x) => (float16[4,1] y) { s = Softmax(x) axes = Constant<value_ints = [1]>() y = ReduceSum(x, axes) }"
+    for seed in range(60):
+        f, program = found(text, leaf("x", FLOAT16), seed=seed)
+        assert f.safe and finite(program, dict(f.contents))
