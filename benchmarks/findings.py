@@ -24,7 +24,7 @@ from oracles.adjoint import weigher
 from oracles.judge import judge_outcomes
 from oracles.plugin import Target, backends, find
 from oracles.pool import run
-from oracles.records import Case
+from oracles.records import Case, Verdict
 from oracles.reference import reference
 from triage.cause import cause_key
 from triage.draft import MEANINGLESS, Draft
@@ -146,12 +146,13 @@ def _met(drawing: Drawing, settings: Settings, backend: str, index: int) -> Iter
 
 def kept(small: Finding, suspicion: Suspicion, answer: Answer) -> bool | None:
     """Whether the case as it was found is cured by what the reduced one is blamed on: its switches turned off, or right values in
-    place of what its operators make there. A failure that says something has to say the same. None when neither can be asked."""
+    place of what its operators make there. None when neither can be asked: a failure with a message, or a death, is the same by the
+    predicate of the reduction."""
     v, whole, backend = suspicion.verdict, suspicion.case, small.verdict.backend
     if answer.guilt.how == "switch":
-        return not _bad(whole, backend, "~".join([small.failing[0], *answer.guilt.names]), v.output)
-    if small.cause.message or v.verdict not in VALUES:
-        return True  # the message, or the death, is what the predicate of the reduction compared
+        return not _bad(whole, backend, "~".join([small.failing[0], *answer.guilt.names]), v)
+    if v.verdict not in (*VALUES, "unstable") or not v.output:
+        return None
     draft = Draft.of(whole)
     made = [o for n in draft.nodes if n.op_type in small.cause.ops for o in n.output if o]
     if not made:
@@ -159,11 +160,13 @@ def kept(small: Finding, suspicion: Suspicion, answer: Answer) -> bool | None:
     if v.output in made:
         return True
     cured = draft.part([v.output], made)
-    return not _bad(cured.case(), backend, v.setting, v.output) if cured is not None and cured.valid else None
+    return not _bad(cured.case(), backend, v.setting, v) if cured is not None and cured.valid else None
 
 
-def _bad(case: Case, backend: str, setting: str, output: str) -> bool:
+def _bad(case: Case, backend: str, setting: str, seen: Verdict) -> bool:
+    """Whether the verdict is there still; another one at the same output is of another defect."""
     try:
-        return any(v.is_finding and output in ("", v.output) for v in judged(case, run(case, [Target(backend, (setting,))])))
+        verdicts = judged(case, run(case, [Target(backend, (setting,))]))
     except MEANINGLESS:
         return True
+    return any(v.verdict == seen.verdict and seen.output in ("", v.output) for v in verdicts)
