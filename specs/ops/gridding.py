@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -190,8 +191,12 @@ def _weighted_radius(a: Any, image: Tensor, e: Tensor, positions: Sequence[Tenso
     sizes = image.shape[2:]
     ways = [[_folded(a, p, s) for p, s in zip(positions, sizes, strict=True)]]
     if _mode(a) == "cubic" and a.padding_mode == "border":
-        ways.append(list(positions))  # whether the position or only its neighbours are brought back is open
-        ways.append([torch.where(_near_border(a, p, s, d), p.clamp(0, s - 1), _folded(a, p, s)) for p, s, d in zip(positions, sizes, delta, strict=True)])
+        # Whether the position or only its neighbours are brought back is open, and axis by axis on which side of the border it is.
+        options = [
+            (_folded(a, p, s), p, torch.where(_near_border(a, p, s, d), p.clamp(0, s - 1), _folded(a, p, s)))
+            for p, s, d in zip(positions, sizes, delta, strict=True)
+        ]
+        ways = [list(way) for way in itertools.product(*options)]
     total = None
     for way in ways:
         taps = [_taps(a, p, s, d, unit) for p, s, d in zip(way, sizes, delta, strict=True)]
