@@ -13,7 +13,7 @@ from specs.contraction import accumulated, drift, growth
 from specs.exponentials import log_softmax_radii
 from specs.numerics import INF, Ball, Policy, Radii, finite, settle, undecidable
 from specs.program import Node
-from specs.rule import Operand
+from specs.rule import Operand, UsageError
 from specs.terms import known
 
 
@@ -25,6 +25,8 @@ def _weights(a: Node, like: Tensor, target: Tensor, weight: Tensor | None) -> Te
 
 def _picked(x: Tensor, target: Tensor) -> Tensor:
     """The entry of every sample's own class; an ignored label may lie outside."""
+    if target.shape != x.shape[:1] + x.shape[2:]:
+        raise UsageError(f"labels of {list(target.shape)} for scores of {list(x.shape)}: one for every sample")
     return x.gather(1, target.clamp(0, x.shape[1] - 1).long().unsqueeze(1)).squeeze(1)
 
 

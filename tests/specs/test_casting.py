@@ -46,7 +46,7 @@ def test_every_value_rounds_as_in_ml_dtypes(to: str) -> None:
     between = (grid[:-1] + grid[1:]) / 2  # the ties
     x = np.concatenate([grid, between, np.nextafter(between, INF, dtype=np.float32), np.nextafter(between, -INF, dtype=np.float32)])
     assert (cast(x, to).astype(np.float32) == x.astype(form.numpy).astype(np.float32)).all()
-    assert radius(x, to) is None
+    assert not np.any(radius(x, to) or 0), "a denormal may be flushed, which changes nothing here"
 
 
 @pytest.mark.parametrize("to", FLOAT8)
