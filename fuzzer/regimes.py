@@ -103,7 +103,12 @@ def both_sides(leaves: Sequence[Value], program: Program, found: Found) -> Found
     params, best, most = [tensors[v.name] for v in free], found, -1
     for step in range(STEPS + 1 if params else 0):
         seen = Reached(tensors)
-        evaluate(program.graph, dict(tensors), seen)
+        try:
+            evaluate(program.graph, dict(tensors), seen)
+        except (IndexError, RuntimeError):  # what was moved left the domain of an operator: an index outside, a chance that is NaN
+            if step == 0:
+                raise
+            break
         if most < 0:
             most = seen.both
         elif seen.both > most:

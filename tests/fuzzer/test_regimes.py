@@ -91,3 +91,13 @@ def test_the_same_choices_reach_the_same() -> None:
 
     one, two = (generate_from(Seeded("sides", 5), 8, check=False).case for _ in range(2))
     assert one.model == two.model and all(one.inputs[k].tobytes() == two.inputs[k].tobytes() for k in one.inputs)
+
+
+def test_contents_that_leave_a_domain_on_the_way_are_left_alone() -> None:
+    """Below 0 the logarithm is NaN, and torch raises for chances that are."""
+    p = program("l = Log(x) s = Constant<value_ints = [2, 3]>() t = Reshape(l, s) m = Multinomial<sample_size = 2, seed = 1.0>(t) n = Neg(x) y = Max(n, x)")
+    contents = {"x": np.full(6, 0.01, np.float32)}
+    with pytest.raises(RuntimeError):
+        reached(p, {"x": torch.full((6,), -0.01, dtype=torch.float64)})
+    f = both_sides([leaf()], p, Found(contents, True, 0, 0.0))
+    assert unsafe_at(p, {"x": to_torch(f.contents["x"], FLOAT, torch.float64)}) is None
