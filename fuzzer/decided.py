@@ -20,14 +20,14 @@ from specs.numerics import Ball
 from specs.program import Program
 
 ENOUGH = 0.002  # share of undecided elements that is not worth another try
-TRIES = 4
+TRIES = 1  # a second one costs as much and decides a tenth of what the first does
 MASKED = 0.5  # a case of which more is undecided is drawn again
 
 Contents = Mapping[str, np.ndarray]
 
 
 def decided(program: Program, found: Found, inputs: Callable[[Contents], Contents], again: Callable[[], Found]) -> tuple[Found, dict[str, Expected]]:
-    """The most decided of the contents found and up to four more, and the reference at these.
+    """The more decided of the contents found and others, and the reference at these.
 
     inputs  writes weights into the program and returns the inputs of a run; called last for the contents returned
     again   other contents of the same network
