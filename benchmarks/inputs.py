@@ -50,7 +50,8 @@ def _differentiable(made: Generated) -> bool:
     def node(at: Node, args: list[Any]) -> list[Any]:
         results = list(plain(at, args))
         eased = results if at.op.proxy is None or not _carries(args[0]) else outputs(at.op.proxy(at, *args))
-        read = args[:1] if at.op.name == "CastLike" else args  # of the other operand only the type counts
+        nearest = at.op.name == "GridSample" and at.mode == "nearest"  # positions choose a neighbour: there is no slope to follow
+        read = args[:1] if at.op.name == "CastLike" or nearest else args  # of the other operand of CastLike only the type counts
         lost = at.op.name not in VALUELESS and any(_carries(a) for a in read) and not any(_carries(r) for r in eased)
         if lost and any(f is not None and f.is_float for f in at.out_formats):
             broken.append(at.op.name)
